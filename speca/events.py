@@ -1,0 +1,249 @@
+"""Frozen records of a model call and of a sampling run, and their versioned JSON.
+
+This is the one description of what SpeCa says about a run. The log line, the report node, the route and the
+panel all read these records; `web/reducer.js` reads the JSON. A reader ignores keys it does not know; a field
+that changes meaning raises `VERSION`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+VERSION = 1
+
+Outcome = Literal["full", "accepted", "rejected"]
+Status = Literal["running", "finished", "interrupted", "failed"]
+
+# A live event stays under 1 KB: rows beyond this many are counted (`n_samples`) but not listed.
+MAX_ROWS_PER_EVENT = 8
+
+
+# One sentence per reason code. `{error}`, `{threshold}` and `{limit}` are the row's own figures.
+REASONS: dict[str, str] = {
+    "threshold_zero": "threshold 0: every call is computed",
+    "warm_up": "warm-up",
+    "outside_range": "outside the chosen part of the run",
+    "run_limit": "{limit:g} forecasts in a row",
+    "no_anchor": "nothing to forecast from yet",
+    "shape_changed": "the shape of the features changed",
+    "not_possible": "a forecast is not possible in this call",
+    "within": "error {error:.3g} within {threshold:.3g}",
+    "over": "error {error:.3g} over {threshold:.3g}",
+    "not_finite": "the forecast held values that are not finite",
+    "with_rejected": "computed together with a rejected sample",
+    "native": "the run is computed natively",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What happened to one sample in one call.
+
+    `error` and `threshold` are dimensionless ratios; `error` is None where nothing was verified, and infinite
+    where the forecast was not a number. `limit` is the figure a reason speaks of (8 in "8 in a row").
+    Reasons are codes, put into words by `REASONS` here and by the locales of the panel.
+    """
+
+    sample: int
+    outcome: Outcome
+    reason: str
+    error: float | None = None
+    threshold: float | None = None
+    limit: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"sample": self.sample, "outcome": self.outcome, "reason": self.reason}
+        for name in ("error", "threshold", "limit"):
+            value = getattr(self, name)
+            if value is not None:
+                record[name] = _finite(value)
+        return record
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One evaluation of the network by the sampler.
+
+    `step` counts the schedule's intervals from 0, `sigma` is the call's noise level, `conds` the parts of the
+    guidance in this call as ComfyUI numbers them (0 positive, 1 negative), `ms` the wall-clock milliseconds of the
+    whole call; `full_ms` of it went into computing the network in full.
+    """
+
+    call: int
+    step: int
+    sigma: float
+    conds: tuple[int, ...]
+    ms: float
+    full_ms: float
+    rows: tuple[Row, ...]
+    window: int | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """The call's dearest outcome: rejected over full over accepted."""
+        outcomes = {row.outcome for row in self.rows}
+        for outcome in ("rejected", "full"):
+            if outcome in outcomes:
+                return outcome  # type: ignore[return-value]
+        return "accepted"
+
+    def to_json(self, max_rows: int | None = None) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "call": self.call,
+            "step": self.step,
+            "sigma": _finite(self.sigma),
+            "conds": list(self.conds),
+            "ms": round(self.ms, 3),
+            "full_ms": round(self.full_ms, 3),
+            "outcome": self.outcome,
+            "n_samples": len(self.rows),
+            "rows": [row.to_json() for row in self.rows[:max_rows]],
+        }
+        if self.window is not None:
+            record["window"] = self.window
+        return record
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a run's calls. `speedup` is measured wall-clock and None until a full call has been timed."""
+
+    calls: int
+    full: int
+    accepted: int
+    rejected: int
+    seconds: float
+    speedup: float | None
+    cache_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "calls": self.calls,
+            "full": self.full,
+            "accepted": self.accepted,
+            "rejected": self.rejected,
+            "seconds": round(self.seconds, 4),
+            "speedup": None if self.speedup is None else round(self.speedup, 3),
+            "cache_bytes": self.cache_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run belongs: the prompt, the SpeCa node (execution id, "12:5" inside a subgraph), the sampling node."""
+
+    prompt_id: str | None = None
+    workflow_id: str | None = None
+    node_id: str | None = None
+    sampler_node_id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "prompt_id": self.prompt_id,
+            "workflow_id": self.workflow_id,
+            "node_id": self.node_id,
+            "sampler_node_id": self.sampler_node_id,
+        }
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What is known of a run when it starts. `native` says in one sentence why nothing will be skipped, or is None."""
+
+    settings: Mapping[str, Any]
+    model: str
+    architecture: str | None
+    experimental: bool
+    n_blocks: int
+    steps: int
+    sampler: str
+    n_samples: int
+    origin: Origin = Origin()
+    native: str | None = None
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started_at: float = field(default_factory=time.time)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "started_at": round(self.started_at, 3),
+            **self.origin.to_json(),
+            "model": self.model,
+            "architecture": self.architecture,
+            "experimental": self.experimental,
+            "n_blocks": self.n_blocks,
+            "steps": self.steps,
+            "sampler": self.sampler,
+            "n_samples": self.n_samples,
+            "settings": dict(self.settings),
+            "native": self.native,
+        }
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run so far, or a whole one: its header, its calls and their totals."""
+
+    header: RunHeader
+    status: Status
+    calls: tuple[CallRecord, ...]
+    totals: Totals
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            **self.header.to_json(),
+            "status": self.status,
+            "totals": self.totals.to_json(),
+            "calls": [call.to_json() for call in self.calls],
+        }
+
+
+class Listener(Protocol):
+    """Is told of a run while it happens, on the sampling thread: must return at once and never raise."""
+
+    def run_started(self, header: RunHeader) -> None: ...
+
+    def call_made(self, header: RunHeader, call: CallRecord, totals: Totals) -> None: ...
+
+    def run_ended(self, record: RunRecord) -> None: ...
+
+
+def run_started(header: RunHeader) -> dict[str, Any]:
+    """The event that opens a run in the panel."""
+    return {"version": VERSION, "type": "run_started", **header.to_json()}
+
+
+def calls_made(header: RunHeader, calls: list[CallRecord], totals: Totals) -> dict[str, Any]:
+    """The event for one call, or for several that came faster than they are worth sending one by one."""
+    return {
+        "version": VERSION,
+        "type": "calls",
+        "run_id": header.run_id,
+        **header.origin.to_json(),
+        "calls": [call.to_json(MAX_ROWS_PER_EVENT) for call in calls],
+        "totals": totals.to_json(),
+    }
+
+
+def run_ended(record: RunRecord) -> dict[str, Any]:
+    """The event that closes a run; `native` may have become known only while it ran."""
+    return {
+        "version": VERSION,
+        "type": "run_ended",
+        "run_id": record.header.run_id,
+        **record.header.origin.to_json(),
+        "status": record.status,
+        "native": record.header.native,
+        "totals": record.totals.to_json(),
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity and no NaN: both become None. Four significant digits are what a person can use."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None

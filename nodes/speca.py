@@ -1,0 +1,163 @@
+"""The node `SpeCa`: settings in, patched MODEL out."""
+
+from __future__ import annotations
+
+import functools
+
+from comfy_api.latest import io
+
+from ..speca.attach import attach
+from ..speca.config import CACHE_DEVICES, SpeCaConfig
+from ..speca.forecast import FORECASTERS, MAX_ORDER
+from ..speca.verify import ERROR_METRICS
+from . import live
+
+DEFAULT = SpeCaConfig()
+
+
+def advanced(an_input: io.Input) -> io.Input:
+    """Fold an input away where ComfyUI can (from 0.10); older versions pass the unknown option through unread."""
+    an_input.extra_dict = {**(an_input.extra_dict or {}), "advanced": True}
+    return an_input
+
+
+class SpeCa(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SpeCa",
+            display_name="SpeCa",
+            category="SpeCa",
+            description="Speeds up a diffusion transformer: forecasts steps instead of computing them, checks every "
+            "forecast with the model's own last block, and computes what fails the check. Connect it between "
+            "the model (and its LoRAs) and the sampler.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="A transformer model: FLUX, HunyuanVideo, DiT and others. Models "
+                    "without an adapter (SD 1.5, SDXL) pass through unchanged.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=DEFAULT.threshold,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    round=0.001,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="How wrong a forecast may be. Higher: faster, and the picture drifts away from the one "
+                    "without SpeCa. Lower: slower and closer to it. 0: computes every step, the picture is "
+                    "identical to the unpatched model's.",
+                ),
+                io.Int.Input(
+                    "order",
+                    default=DEFAULT.order,
+                    min=0,
+                    max=MAX_ORDER,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="How curved a forecast may be: 0 repeats the last computed step, 1 continues it in a "
+                    "straight line, 2 in a parabola. Higher follows smooth runs further and takes one more "
+                    "cached step of memory each. A forecast that would amplify noise falls back to a lower order "
+                    "by itself.",
+                ),
+                advanced(
+                    io.Float.Input(
+                        "threshold_end_factor",
+                        default=DEFAULT.threshold_end_factor,
+                        min=0.01,
+                        max=100.0,
+                        step=0.05,
+                        tooltip="The threshold at the end of the run, as a multiple of the one at its start (the "
+                        "paper's beta). Above 1: strict early, when the composition forms, and generous late. Below 1: the "
+                        "other way round, as in the paper.",
+                    )
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "accumulate_error",
+                        default=DEFAULT.accumulate_error,
+                        tooltip="On: the errors since the last computed step add up, so many small ones end in a "
+                        "computed step too. Off: each step's error is compared alone, the paper's rule; faster at the same "
+                        "threshold, with more drift.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "warmup_steps",
+                        default=DEFAULT.warmup_steps,
+                        min=1,
+                        max=50,
+                        tooltip="The first steps that are always computed. More keeps the composition closer to the "
+                        "uncached picture; fewer is faster.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "max_consecutive",
+                        default=DEFAULT.max_consecutive,
+                        min=1,
+                        max=100,
+                        tooltip="The most forecast steps in a row before one is computed, however small their errors.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "start_percent",
+                        default=DEFAULT.start_percent,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="Steps before this part of the run are always computed (0 = from the start).",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "end_percent",
+                        default=DEFAULT.end_percent,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="Steps after this part of the run are always computed (1 = to the end). A value such "
+                        "as 0.95 gives the finest detail computed steps.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "error_metric",
+                        options=list(ERROR_METRICS),
+                        default=DEFAULT.error_metric,
+                        tooltip="How the error is measured. relative_l2 (the paper's) predicts the visible error best; "
+                        "the threshold means something else under another metric.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "forecaster",
+                        options=list(FORECASTERS),
+                        default=DEFAULT.forecaster,
+                        tooltip="The formula of the forecast. newton is exact on any step spacing; taylor is the "
+                        "released TaylorSeer rule, hermite HiCache's damped form, ridge a fitted Chebyshev curve, reuse repeats "
+                        "the last computed step.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "cache_device",
+                        options=list(CACHE_DEVICES),
+                        default=DEFAULT.cache_device,
+                        tooltip="Where the cached steps are kept. auto: on the GPU while they take less than a quarter "
+                        "of its free memory, else in system memory. cpu saves VRAM and costs a copy per step.",
+                    )
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with SpeCa attached. The input model is not changed.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, **settings) -> io.NodeOutput:
+        origin = functools.partial(live.origin, cls.hidden.unique_id)
+        return io.NodeOutput(attach(model, SpeCaConfig(**settings), live.listener, origin))
+
+
+NODES = [SpeCa]

@@ -1,0 +1,409 @@
+"""Attaches SpeCa to a ComfyUI model: wrappers for a run and for each call, and nothing that outlives them.
+
+Two of ComfyUI's wrappers are used (`comfy/patcher_extension.py`). OUTER_SAMPLE encloses one sampling run: the
+session is made there and dropped in `finally`. APPLY_MODEL encloses each call, on the very instance of the model that
+is called: there the forward of the network and of its blocks is exchanged for the length of the call, and put back.
+Exchanging beats `patches_replace`, which half of the architectures lack, and leaves other packs' patches in force:
+what they wrap around a block wraps a skipped block as well, and what they add before the verification block is in
+the features that were kept.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from .adapters import NotThisArchitectureError, recognise
+from .adapters.base import Anatomy, is_batched
+from .config import SpeCaConfig
+from .events import Listener, Origin, RunHeader, RunRecord, Status
+from .history import Tensors
+from .session import Call, Exact, ForecastImpossibleError, Session, in_words, summary_line
+
+__all__ = ["Attachment", "attach", "attachment_of", "in_words", "summary_line"]
+
+log = logging.getLogger(__name__)
+
+KEY = "speca"
+RUNS_KEPT = 8
+
+# Wrappers of other caches, by the key they register under. Two caches on one model would forecast from forecasts.
+OTHER_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
+COMPILE_KEY = "torch.compile"  # comfy_api/torch_helpers/torch_compile.py
+
+# The share of free memory that anchors may take before "auto" keeps them in system memory.
+AUTO_SHARE_OF_FREE_MEMORY = 0.25
+
+
+def attach(
+    model: comfy.model_patcher.ModelPatcher,
+    config: SpeCaConfig,
+    listener: Listener | None = None,
+    origin: Callable[[], Origin] = Origin,
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of `model` that samples with SpeCa. `model` itself is not changed, nor are its weights.
+
+    A SpeCa that is attached already is replaced, so the node nearest the sampler wins. A network without an adapter
+    is passed through: its runs are native and say so.
+    """
+    patched = model.clone()
+    attachment = Attachment(config, listener, origin)
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
+        patched.remove_wrappers_with_key(kind, KEY)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, attachment.sample)
+    try:
+        recognise(patched.model.diffusion_model)
+    except NotThisArchitectureError as missing:
+        log.warning("SpeCa: %s", missing)
+    else:
+        patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, attachment.apply_model)
+    patched.set_attachments(KEY, attachment)
+    return patched
+
+
+def attachment_of(model: comfy.model_patcher.ModelPatcher) -> Attachment | None:
+    """SpeCa's attachment on `model`, or None if no SpeCa node is upstream."""
+    return model.get_attachment(KEY)
+
+
+class Attachment:
+    """What rides on a patched model: the settings, and the records of its last runs. No state of a run is in here."""
+
+    def __init__(self, config: SpeCaConfig, listener: Listener | None, origin: Callable[[], Origin]) -> None:
+        self.config = config
+        self._listener = listener
+        self._origin = origin
+        self._runs: deque[tuple[RunRecord, tuple[Any, ...]]] = deque(maxlen=RUNS_KEPT)
+
+    def run_of(self, samples: Tensor | None = None) -> RunRecord | None:
+        """The record of the run that made the latent `samples`; without a match, of the last run. None before any."""
+        wanted = None if samples is None else _fingerprint(samples)
+        for record, fingerprint in reversed(self._runs):
+            if fingerprint == wanted:
+                return record
+        return self._runs[-1][0] if self._runs else None
+
+    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """OUTER_SAMPLE wrapper: `args` start with noise, latent image, sampler, sigmas (CFGGuider in comfy/samplers.py)."""
+        guider = executor.class_obj
+        noise, _, sampler, sigmas = args[:4]
+        session = self._open(guider, noise, sampler, sigmas)
+        unchanged = guider.model_options
+        status: Status = "failed"
+        result = None
+        try:
+            guider.model_options = comfy.model_patcher.create_model_options_clone(unchanged)
+            guider.model_options.setdefault("transformer_options", {})[KEY] = _Run(session, sigmas.tolist())
+            result = executor(*args, **kwargs)
+            status = "finished"
+            return result
+        except comfy.model_management.InterruptProcessingException:
+            status = "interrupted"
+            raise
+        finally:
+            guider.model_options = unchanged
+            record = session.close(status)
+            self._runs.append((record, _fingerprint(result)))
+
+    def _open(self, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor) -> Session:
+        model = guider.model_patcher.model
+        device = guider.model_patcher.load_device
+        steps = max(len(sigmas) - 1, 0)
+        architecture, experimental, n_blocks, native = None, False, 0, None
+        try:
+            anatomy = recognise(model.diffusion_model)
+        except NotThisArchitectureError as missing:
+            native = str(missing)
+        else:
+            architecture, experimental = anatomy.architecture.name, anatomy.architecture.experimental
+            n_blocks = anatomy.n_blocks
+            native = self._reason_to_stay_native(guider, steps)
+        header = RunHeader(
+            settings=self.config.to_json(),
+            model=type(model).__name__,
+            architecture=architecture,
+            experimental=experimental,
+            n_blocks=n_blocks,
+            steps=steps,
+            sampler=_sampler_name(sampler),
+            n_samples=noise.shape[0],
+            origin=self._origin(),
+            native=native,
+        )
+        return Session(self.config, header, self._listener, _Placement(self.config, device), _clock(device))
+
+    def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
+        wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
+        keys = {key for by_key in wrappers.values() for key in by_key}
+        for key, name in OTHER_CACHES.items():
+            if key in keys:
+                return f"{name} is on this model too; remove one of the two nodes. This run is left to {name}"
+        if COMPILE_KEY in keys:
+            return (
+                "the model is compiled as a whole (TorchCompileModel), where no block can be skipped; it runs uncached"
+            )
+        if self.config.threshold > 0 and steps < self.config.warmup_steps + 2:
+            return (
+                f"{steps} steps are too few for {self.config.warmup_steps} warm-up steps and a forecast between two "
+                f"computed ones (at least {self.config.warmup_steps + 2}); it runs uncached"
+            )
+        return None
+
+    def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """APPLY_MODEL wrapper (comfy/model_base.py): exchanges the network's forward for one call."""
+        options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
+        run: _Run | None = options.get(KEY)
+        if run is None or run.session.header.native is not None:
+            return executor(*args, **kwargs)
+        model = executor.class_obj
+        network = model.diffusion_model
+        try:
+            anatomy = recognise(network)
+        except NotThisArchitectureError as missing:
+            run.session.go_native(str(missing))
+            return executor(*args, **kwargs)
+        native_forward = network.forward
+        with exchanged_forward(network, functools.partial(run.forward, model, anatomy, native_forward)):
+            return executor(*args, **kwargs)
+
+
+class _Run:
+    """Lies in `transformer_options` for one sampling run: turns the network's calls into the session's."""
+
+    def __init__(self, session: Session, sigmas: list[float]) -> None:
+        self.session = session
+        self._sigmas = sigmas
+
+    def forward(
+        self, model: Any, anatomy: Anatomy, native_forward: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call."""
+        try:
+            call, splittable = self._describe(model, args, kwargs)
+        except ForecastImpossibleError as refused:
+            self.session.go_native(f"this call cannot be cached ({refused}); the run is computed natively")
+            return native_forward(*args, **kwargs)
+        network = _BoundNetwork(anatomy, native_forward, args, kwargs, len(call.streams), splittable)
+        return network.restore(self.session.evaluate(call, network))
+
+    def _describe(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, bool]:
+        options = kwargs.get("transformer_options", {})
+        x = args[0]
+        latent = x[0] if isinstance(x, (list, tuple)) else x
+        conds = tuple(options.get("cond_or_uncond", (0,)))
+        rows = latent.shape[0]
+        if rows % len(conds):
+            raise ForecastImpossibleError(f"{rows} rows do not divide into {len(conds)} conditionings")
+        n_samples = rows // len(conds)
+        sigma_tensor = options.get("sigmas")
+        if sigma_tensor is None:
+            raise ForecastImpossibleError("the sampler gives no sigma")
+        sigma = float(sigma_tensor.flatten()[0])
+        step, progress = _position(self._sigmas, sigma)
+        window = options.get("context_window")
+        window_key = None if window is None else tuple(getattr(window, "index_list", ()))
+        patches = _patch_signature(options)
+        uuids = options.get("uuids") or conds
+        streams = tuple((str(uuids[row // n_samples]), window_key, patches, row % n_samples) for row in range(rows))
+        call = Call(
+            time=float(model.model_sampling.timestep(sigma_tensor.flatten()[:1]).float()),
+            sigma=sigma,
+            step=step,
+            progress=progress,
+            n_samples=n_samples,
+            streams=streams,
+            conds=conds,
+            kind=(conds, tuple(latent.shape), patches),
+            window=window_key[0] if window_key else None,
+        )
+        # Other packs' patches may hold tensors for this very batch: then it is never taken apart.
+        return call, n_samples > 1 and not patches
+
+
+class _BoundNetwork:
+    """`session.Network` over one call of a ComfyUI network."""
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        n_rows: int,
+        splittable: bool,
+    ) -> None:
+        self._anatomy = anatomy
+        self._forward = forward
+        self._args = args
+        self._kwargs = kwargs
+        self._n_rows = n_rows
+        self.splittable = splittable
+        x = args[0]
+        self.device = (x[0] if isinstance(x, (list, tuple)) else x).device
+        self._output_type: type | None = None
+
+    def full(self, rows: Sequence[int] | None, keep_features: bool) -> Exact:
+        block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        kept: list[Tensors] = []
+        n_rows = self._n_rows if rows is None else len(rows)
+
+        def keep_and_run(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            needed = stage.needed(block, args, kwargs)
+            if is_batched(needed, n_rows):
+                kept.append(tuple(t.detach().clone() for t in needed))  # blocks work in place
+            return native(*args, **kwargs)
+
+        with ExitStack() as stack:
+            if keep_features:
+                stack.enter_context(exchanged_forward(block, functools.partial(keep_and_run, block.forward)))
+            output = self._run(rows)
+        features = kept[0] if len(kept) == 1 else None
+        return Exact(features, output)
+
+    def speculate(self, features: Tensors, rows: Sequence[int] | None) -> Tensors:
+        block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+
+        def run_on_forecast(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            needed = stage.needed(block, args, kwargs)
+            if [t.shape for t in needed] != [f.shape for f in features]:
+                raise ForecastImpossibleError("shape_changed")
+            forecast = tuple(f.to(t.dtype) for f, t in zip(features, needed, strict=True))
+            new_args, new_kwargs = stage.with_needed(block, args, kwargs, forecast)
+            return native(*new_args, **new_kwargs)
+
+        with ExitStack() as stack:
+            for skipped_stage, skipped in self._anatomy.skipped:
+                stack.enter_context(exchanged_forward(skipped, skipped_stage.untouched(skipped)))
+            stack.enter_context(exchanged_forward(block, functools.partial(run_on_forecast, block.forward)))
+            return self._run(rows, skipping=True)
+
+    def restore(self, output: Tensors) -> Any:
+        """The session's tuple of tensors in the form in which the network returns its output."""
+        return output[0] if self._output_type is None else self._output_type(output)
+
+    def _run(self, rows: Sequence[int] | None, skipping: bool = False) -> Tensors:
+        args, kwargs = self._args, self._kwargs
+        if rows is not None:
+            args = tuple(take_rows(a, rows, self._n_rows) for a in args)
+            kwargs = {
+                k: v if k == "transformer_options" else take_rows(v, rows, self._n_rows) for k, v in kwargs.items()
+            }
+        options = kwargs.get("transformer_options")
+        if options is not None and (skipping or rows is not None):
+            options = dict(options)
+            if skipping:
+                # Newer ComfyUI streams every block's weights ahead of the block loop; skipped blocks need none.
+                options.pop("prefetch_dynamic_vbars", None)
+            sigmas = options.get("sigmas")
+            if rows is not None and isinstance(sigmas, Tensor) and sigmas.ndim and sigmas.shape[0] > 1:
+                options["sigmas"] = sigmas[sorted({row % sigmas.shape[0] for row in rows})]
+            kwargs = {**kwargs, "transformer_options": options}
+        output = self._forward(*args, **kwargs)
+        if isinstance(output, Tensor):
+            return (output,)
+        self._output_type = type(output)
+        return tuple(output)
+
+
+@contextmanager
+def exchanged_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """`module.forward` is `forward` inside the block; what was there before, another pack's too, is put back after."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+def take_rows(value: Any, rows: Sequence[int], n_rows: int) -> Any:
+    """`value` with every tensor of `n_rows` rows in it reduced to `rows`; containers are rebuilt, the rest is kept."""
+    if isinstance(value, Tensor):
+        return value[list(rows)] if value.ndim and value.shape[0] == n_rows else value
+    if isinstance(value, dict):
+        return {k: take_rows(v, rows, n_rows) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(take_rows(v, rows, n_rows) for v in value)
+    return value
+
+
+class _Placement:
+    """Decides once per run where anchors are kept, and moves them there."""
+
+    def __init__(self, config: SpeCaConfig, device: torch.device) -> None:
+        self._choice = config.cache_device
+        self._device = device
+        self._anchors = config.order + 1
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if tensor.device.type == "cpu" or self._choice == "gpu":
+            return tensor
+        if self._choice == "auto":
+            # Cond and uncond, each with all its anchors: the usual most that will be kept.
+            expected = 2 * self._anchors * tensor.numel() * tensor.element_size()
+            free = comfy.model_management.get_free_memory(tensor.device)
+            self._choice = "gpu" if expected <= AUTO_SHARE_OF_FREE_MEMORY * free else "cpu"
+            if self._choice == "gpu":
+                return tensor
+        return tensor.to("cpu")
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    def waiting() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return waiting if device.type == "cuda" else time.perf_counter
+
+
+def _position(sigmas: Sequence[float], sigma: float) -> tuple[int, float]:
+    """(step, progress): the schedule's interval that `sigma` falls in, and its place in the run from 0 to 1.
+
+    A sampler may ask between two sigmas of the schedule. A sigma that is repeated counts from its last place.
+    """
+    steps = len(sigmas) - 1
+    if steps < 1:
+        return 0, 0.0
+    ascending = [-s for s in sigmas]
+    after = bisect.bisect_right(ascending, -sigma * (1 - 1e-5) + 1e-9)
+    step = min(max(after - 1, 0), steps - 1)
+    gap = sigmas[step] - sigmas[step + 1]
+    fraction = (sigmas[step] - sigma) / gap if gap > 0 else 0.0
+    return step, min(max((step + fraction) / steps, 0.0), 1.0)
+
+
+def _patch_signature(options: dict[str, Any]) -> tuple[str, ...]:
+    """Names what is patched into this call. Guidance that perturbs the model (PAG, SLG) calls it with the same
+    conditioning and other patches: that is another stream."""
+    names = [f"patches/{name}" for name, patches in options.get("patches", {}).items() if patches]
+    for group, replaced in options.get("patches_replace", {}).items():
+        names.extend(f"{group}/{key}" for key in replaced)
+    return tuple(sorted(names))
+
+
+def _sampler_name(sampler: Any) -> str:
+    function = getattr(sampler, "sampler_function", None)
+    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
+
+
+def _fingerprint(latent: Any) -> tuple[Any, ...]:
+    """Tells one run's latent from another's, on whatever device and in whatever dtype it arrives at the report."""
+    if not isinstance(latent, Tensor):
+        return (None,)
+    values = latent.detach().to("cpu", torch.float64)
+    return (tuple(latent.shape), round(float(values.sum()), 4), round(float(values.abs().sum()), 4))

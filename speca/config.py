@@ -1,0 +1,75 @@
+"""Everything a person can choose about a run, validated once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .forecast import FORECASTERS, MAX_ORDER
+from .verify import ERROR_METRICS
+
+CACHE_DEVICES = ("auto", "gpu", "cpu")
+
+
+@dataclass(frozen=True)
+class SpeCaConfig:
+    """The settings of one SpeCa node.
+
+    threshold: the relative error at which a forecast is thrown away, at the start of the run; 0 computes every call.
+    order: the highest polynomial order of the forecast, 0 (reuse) to 4.
+    threshold_end_factor: the threshold's factor at the end of the run, the paper's beta (section 3.3). The paper has
+        beta < 1, stricter late; errors made early change what the picture becomes, so the default is stricter early.
+    accumulate_error: compare the sum of the errors since the last full call, not each error alone (the paper's rule).
+    warmup_steps: the first calls of each stream that are always computed.
+    max_consecutive: the most forecasts in a row.
+    start_percent, end_percent: the part of the run's steps, 0 to 1, in which forecasts are allowed.
+    error_metric: one of `verify.ERROR_METRICS`.
+    forecaster: one of `forecast.FORECASTERS`.
+    cache_device: where the anchors are kept: "gpu" (the model's device), "cpu", or "auto" (by free memory).
+    noise_gain_limit: the largest sum of |weights| of a forecast; a forecast over it falls back to a lower order.
+    """
+
+    threshold: float = 0.10
+    order: int = 2
+    threshold_end_factor: float = 4.0
+    accumulate_error: bool = True
+    warmup_steps: int = 2
+    max_consecutive: int = 8
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    error_metric: str = "relative_l2"
+    forecaster: str = "newton"
+    cache_device: str = "auto"
+    noise_gain_limit: float = 4.0
+
+    def __post_init__(self) -> None:
+        _within("threshold", self.threshold, 0.0, float("inf"))
+        _within("order", self.order, 0, MAX_ORDER)
+        _within("threshold_end_factor", self.threshold_end_factor, 1e-3, 1e3)
+        _within("warmup_steps", self.warmup_steps, 1, 1000)
+        _within("max_consecutive", self.max_consecutive, 1, 1000)
+        _within("start_percent", self.start_percent, 0.0, 1.0)
+        _within("end_percent", self.end_percent, 0.0, 1.0)
+        _within("noise_gain_limit", self.noise_gain_limit, 1.0, float("inf"))
+        if self.start_percent >= self.end_percent:
+            raise ValueError(
+                f"start_percent ({self.start_percent}) must be below end_percent ({self.end_percent}); "
+                "to compute every call set threshold to 0 instead"
+            )
+        _one_of("error_metric", self.error_metric, ERROR_METRICS)
+        _one_of("forecaster", self.forecaster, FORECASTERS)
+        _one_of("cache_device", self.cache_device, CACHE_DEVICES)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; type a number from {low:g} to {high:g}")
+
+
+def _one_of(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

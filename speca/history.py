@@ -1,0 +1,88 @@
+"""The anchors of one stream: what full calls left behind, and how they are combined into a forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+
+# Elements combined at a time: bounds the fp32 working copy to 64 MB, whatever the length of a video.
+CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What one full call computed for one stream.
+
+    `features` enter the verification block, `output` left the network; each tensor has a leading dimension of 1.
+    """
+
+    time: float
+    features: Tensors
+    output: Tensors
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.features, *self.output))
+
+
+class History:
+    """The newest `depth` anchors of a stream, oldest first, at distinct times.
+
+    A sampler may call twice at one time (heun; schedules that repeat a sigma): the newer anchor takes the place of
+    the older, since it belongs to the newer latent.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._anchors: list[Anchor] = []
+
+    def __len__(self) -> int:
+        return len(self._anchors)
+
+    @property
+    def times(self) -> list[float]:
+        return [anchor.time for anchor in self._anchors]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(anchor.nbytes for anchor in self._anchors)
+
+    def record(self, anchor: Anchor) -> None:
+        kept = [old for old in self._anchors if old.time != anchor.time]
+        self._anchors = [*kept, anchor][-self._depth :]
+
+    def forecast_features(self, weights: Sequence[float], device: torch.device) -> Tensors:
+        return _forecast([anchor.features for anchor in self._anchors], weights, device)
+
+    def forecast_output(self, weights: Sequence[float], device: torch.device) -> Tensors:
+        return _forecast([anchor.output for anchor in self._anchors], weights, device)
+
+
+def _forecast(anchors: Sequence[Tensors], weights: Sequence[float], device: torch.device) -> Tensors:
+    return tuple(combine(weights, tensors, device) for tensors in zip(*anchors, strict=True))
+
+
+def combine(weights: Sequence[float], tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """sum_j weights[j] * tensors[j] on `device`, accumulated in fp32, in the tensors' own shape and dtype.
+
+    Tensors kept on another device are brought over chunk by chunk, so no second copy of a video's features exists.
+    A lone weight of 1 copies, so that plain reuse is exact in every dtype.
+    """
+    used = [(w, t) for w, t in zip(weights, tensors, strict=True) if w != 0.0]
+    result = torch.empty_like(tensors[-1], device=device, memory_format=torch.contiguous_format)
+    if len(used) == 1 and used[0][0] == 1.0:
+        return result.copy_(used[0][1])
+    flat_result = result.view(-1)
+    flat = [(w, t.reshape(-1)) for w, t in used]
+    for start in range(0, flat_result.numel(), CHUNK):
+        part = slice(start, start + CHUNK)
+        total = torch.zeros_like(flat_result[part], dtype=torch.float32)
+        for w, tensor in flat:
+            total.add_(tensor[part].to(device, non_blocking=True), alpha=w)
+        flat_result[part] = total
+    return result

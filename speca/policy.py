@@ -1,0 +1,51 @@
+"""Before a call: compute it in full, or speculate? Pure; what is decided after the forecast is in `verify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .config import SpeCaConfig
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a decision about one sample's next call rests on.
+
+    `calls` made and `n_anchors` kept by its youngest stream, `in_a_row` forecasts accepted since the last full call,
+    `progress` of the run from 0 to 1.
+    """
+
+    calls: int
+    n_anchors: int
+    in_a_row: int
+    progress: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`reason` is a code of `events.REASONS`; `limit` the figure it speaks of."""
+
+    action: Literal["full", "speculate"]
+    reason: str = ""
+    limit: float | None = None
+
+
+def decide(config: SpeCaConfig, situation: Situation) -> Decision:
+    """Full or speculate, and why. Reasons are given in the order in which a person would look for them."""
+    if config.threshold == 0:
+        return Decision("full", "threshold_zero")
+    if situation.calls < config.warmup_steps:
+        return Decision("full", "warm_up")
+    if not config.start_percent <= situation.progress <= config.end_percent:
+        return Decision("full", "outside_range")
+    if situation.n_anchors == 0:
+        return Decision("full", "no_anchor")
+    if situation.in_a_row >= config.max_consecutive:
+        return Decision("full", "run_limit", config.max_consecutive)
+    return Decision("speculate")
+
+
+def needs_anchor(config: SpeCaConfig, progress: float) -> bool:
+    """Whether a full call at this point can still serve a later forecast; if not, nothing is copied."""
+    return config.threshold > 0 and progress <= config.end_percent

@@ -1,0 +1,392 @@
+"""One sampling run: its streams, its decisions, its counts.
+
+A *stream* is one sample under one conditioning; all state is per stream, and a new run makes a new `Session`. The
+session knows nothing of ComfyUI or of architectures: it drives a `Network`, which can compute a call in full or run
+its last block and head on given features.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .config import SpeCaConfig
+from .events import REASONS, CallRecord, Listener, Row, RunHeader, RunRecord, Status, Totals
+from .forecast import forecast_weights
+from .history import Anchor, History, Tensors
+from .policy import Decision, Situation, decide, needs_anchor
+from .verify import ERROR_METRICS, judge, threshold_at
+
+log = logging.getLogger(__name__)
+
+
+class ForecastImpossibleError(Exception):
+    """Raised by a `Network` that cannot run on the forecast features; the call is then computed in full."""
+
+    def __init__(self, reason: str = "not_possible") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What a full call computed: the features entering the verification block and the output, (R, ...) each.
+
+    `features` is None where they were not asked for or not to be had.
+    """
+
+    features: Tensors | None
+    output: Tensors
+
+
+class Network(Protocol):
+    """The network bound to one call's inputs, (B, ...). `rows` picks some of the B rows; None takes all as they are."""
+
+    splittable: bool
+    device: torch.device
+
+    def full(self, rows: Sequence[int] | None, keep_features: bool) -> Exact: ...
+
+    def speculate(self, features: Tensors, rows: Sequence[int] | None) -> Tensors: ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """One evaluation of the network, as the sampler asks for it.
+
+    time: what the network itself is told of the noise level; anchors and forecasts live on this axis.
+    streams: one key per row of the batch; row r holds sample `r % n_samples`, so a sample has a row per conditioning.
+    kind: calls of one kind cost the same (shape of the batch); used to price a call that was not computed in full.
+    """
+
+    time: float
+    sigma: float
+    step: int
+    progress: float
+    n_samples: int
+    streams: tuple[Hashable, ...]
+    conds: tuple[int, ...] = (0,)
+    kind: Hashable = None
+    window: int | None = None
+
+    def rows_of(self, samples: Sequence[int]) -> list[int]:
+        wanted = set(samples)
+        return [row for row in range(len(self.streams)) if row % self.n_samples in wanted]
+
+
+class _Stream:
+    def __init__(self, depth: int) -> None:
+        self.history = History(depth)
+        self.calls = 0
+        self.in_a_row = 0
+        self.accumulated = 0.0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a batch and their outputs."""
+
+    rows: Sequence[int]
+    output: Tensors
+
+
+class Session:
+    """State and decisions of one run. Thread-safe: ComfyUI may evaluate conditionings on several devices at once.
+
+    place: moves a kept tensor to where anchors live, given its size in bytes with all its future siblings.
+    clock: seconds; must wait for the device, or times would say when work was queued, not when it was done.
+    """
+
+    def __init__(
+        self,
+        config: SpeCaConfig,
+        header: RunHeader,
+        listener: Listener | None = None,
+        place: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.config = config
+        self.header = header
+        self._listener = listener
+        self._place = place
+        self._clock = clock
+        self._metric = ERROR_METRICS[config.error_metric]
+        self._streams: dict[Hashable, _Stream] = {}
+        self._calls: list[CallRecord] = []
+        self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
+        self._call_kinds: list[Hashable] = []
+        self._began: float | None = None
+        self._ended = 0.0
+        self._cache_bytes = 0
+        self._lock = threading.RLock()
+        self._closed: RunRecord | None = None
+        self._tell("run_started", header)
+
+    # -- a call ------------------------------------------------------------------------------------------------------
+
+    def evaluate(self, call: Call, network: Network) -> Tensors:
+        """The call's output, (B, ...) per tensor: accepted forecasts, and full computation for the other samples."""
+        began = self._clock()
+        samples = range(call.n_samples)
+        decisions = [decide(self.config, self._situation(call, sample)) for sample in samples]
+        if not network.splittable and any(d.action == "full" for d in decisions):
+            decisions = [d if d.action == "full" else Decision("full", "with_rejected") for d in decisions]
+
+        rows = {s: Row(s, "full", d.reason, limit=d.limit) for s, d in zip(samples, decisions, strict=True)}
+        speculated = [s for s, d in zip(samples, decisions, strict=True) if d.action == "speculate"]
+        parts: list[_Part] = []
+        if speculated:
+            part, verdicts = self._speculate(call, network, speculated)
+            rows.update(verdicts)
+            accepted = [s for s in speculated if rows[s].outcome == "accepted"]
+            if not network.splittable and len(accepted) < len(speculated):
+                # The batch cannot be taken apart: one sample's rejection computes all of them.
+                rows.update({s: replace(rows[s], outcome="full", reason="with_rejected") for s in accepted})
+                accepted = []
+            if accepted and part is not None:
+                parts.append(_take_rows(part, call.rows_of(accepted)))
+
+        computed = [s for s in samples if rows[s].outcome != "accepted"]
+        full_seconds = 0.0
+        if computed:
+            full_began = self._clock()
+            parts.append(self._full(call, network, computed))
+            full_seconds = self._clock() - full_began
+        output = _join(parts, len(call.streams))
+        self._settle(call, rows)
+        self._finish(call, rows, began, self._clock(), full_seconds, len(computed) == call.n_samples)
+        return output
+
+    def _situation(self, call: Call, sample: int) -> Situation:
+        streams = [self._stream(call.streams[row]) for row in call.rows_of([sample])]
+        return Situation(
+            calls=min(s.calls for s in streams),
+            n_anchors=min(len(s.history) for s in streams),
+            in_a_row=max(s.in_a_row for s in streams),
+            progress=call.progress,
+        )
+
+    def _stream(self, key: Hashable) -> _Stream:
+        with self._lock:
+            if key not in self._streams:
+                self._streams[key] = _Stream(depth=self.config.order + 1)
+            return self._streams[key]
+
+    def _speculate(self, call: Call, network: Network, samples: Sequence[int]) -> tuple[_Part | None, dict[int, Row]]:
+        """Forecast the samples' rows, run the last block and the head on them, and judge each sample."""
+        rows = call.rows_of(samples)
+        threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
+        try:
+            features, direct = self._forecast(call, network, rows)
+            output = network.speculate(features, None if len(rows) == len(call.streams) else rows)
+        except ForecastImpossibleError as refused:
+            for row in rows:
+                self._stream(call.streams[row]).history = History(self.config.order + 1)
+            return None, {s: Row(s, "full", refused.reason) for s in samples}
+        by_row = torch.stack([self._metric(f, e) for f, e in zip(direct, output, strict=True)]).amax(dim=0)
+        # Rows run conditioning by conditioning; a sample is as wrong as its worst row (amax keeps NaN).
+        errors = by_row.view(-1, len(samples)).amax(dim=0).tolist()
+        verdicts = {}
+        for sample, error in zip(samples, errors, strict=True):
+            accumulated = max(self._stream(call.streams[row]).accumulated for row in call.rows_of([sample]))
+            verdict = judge(error, threshold, accumulated)
+            if verdict.accepted:
+                verdicts[sample] = Row(sample, "accepted", "within", verdict.error, threshold)
+            else:
+                reason = "over" if math.isfinite(verdict.error) else "not_finite"
+                verdicts[sample] = Row(sample, "rejected", reason, verdict.error, threshold)
+        return _Part(rows, output), verdicts
+
+    def _forecast(self, call: Call, network: Network, rows: Sequence[int]) -> tuple[Tensors, Tensors]:
+        """(features entering the verification block, output forecast directly), rows joined: (R, ...) per tensor."""
+        features, outputs = [], []
+        for row in rows:
+            history = self._stream(call.streams[row]).history
+            forecast = forecast_weights(
+                self.config.forecaster, history.times, call.time, self.config.order, self.config.noise_gain_limit
+            )
+            features.append(history.forecast_features(forecast.weights, network.device))
+            outputs.append(history.forecast_output(forecast.weights, network.device))
+        try:
+            return _cat(features), _cat(outputs)
+        except RuntimeError as error:  # rows of one batch whose anchors have different shapes
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ForecastImpossibleError("shape_changed") from error
+
+    def _full(self, call: Call, network: Network, samples: Sequence[int]) -> _Part:
+        rows = call.rows_of(samples)
+        keep = needs_anchor(self.config, call.progress)
+        exact = network.full(None if len(rows) == len(call.streams) else rows, keep)
+        if keep and exact.features is not None:
+            for i, row in enumerate(rows):
+                anchor = Anchor(
+                    call.time,
+                    tuple(self._place(t[i : i + 1].clone()) for t in exact.features),
+                    tuple(self._place(t[i : i + 1].clone()) for t in exact.output),
+                )
+                self._stream(call.streams[row]).history.record(anchor)
+        return _Part(rows, exact.output)
+
+    def _settle(self, call: Call, rows: dict[int, Row]) -> None:
+        """Move the streams on: what was computed starts a new count, what was accepted adds to it."""
+        for row_index, key in enumerate(call.streams):
+            stream, row = self._stream(key), rows[row_index % call.n_samples]
+            stream.calls += 1
+            if row.outcome == "accepted":
+                stream.in_a_row += 1
+                assert row.error is not None
+                stream.accumulated = row.error if self.config.accumulate_error else 0.0
+            else:
+                stream.in_a_row = 0
+                stream.accumulated = 0.0
+
+    # -- counts and times --------------------------------------------------------------------------------------------
+
+    def _finish(
+        self, call: Call, rows: dict[int, Row], began: float, ended: float, full_seconds: float, all_full: bool
+    ) -> None:
+        with self._lock:
+            if self._began is None:
+                self._began = began
+            self._ended = ended
+            if all_full:
+                self._full_costs[call.kind].append(full_seconds)
+            self._call_kinds.append(call.kind)
+            self._cache_bytes = max(self._cache_bytes, sum(s.history.nbytes for s in self._streams.values()))
+            record = CallRecord(
+                call=len(self._calls),
+                step=call.step,
+                sigma=call.sigma,
+                conds=call.conds,
+                ms=(ended - began) * 1000,
+                full_ms=full_seconds * 1000,
+                rows=tuple(rows[s] for s in sorted(rows)),
+                window=call.window,
+            )
+            self._calls.append(record)
+            totals = self.totals()
+        self._tell("call_made", self.header, record, totals)
+
+    def totals(self) -> Totals:
+        """Counts so far. A call counts as its dearest outcome: one rejected sample makes it a rejected call."""
+        with self._lock:
+            counts = Counter(call.outcome for call in self._calls)
+            seconds = self._ended - self._began if self._began is not None else 0.0
+            return Totals(
+                calls=len(self._calls),
+                full=counts["full"],
+                accepted=counts["accepted"],
+                rejected=counts["rejected"],
+                seconds=seconds,
+                speedup=self._speedup(seconds),
+                cache_bytes=self._cache_bytes,
+            )
+
+    def _speedup(self, seconds: float) -> float | None:
+        """Wall-clock: what the run would have taken, each call at the median cost of its kind's full calls, over what
+        it took from its first call to its last, forecasts, verifications and rejections included."""
+        if not self._full_costs or seconds <= 0:
+            return None
+        medians = {kind: statistics.median(costs) for kind, costs in self._full_costs.items()}
+        fallback = statistics.median(cost for costs in self._full_costs.values() for cost in costs)
+        native = sum(medians.get(kind, fallback) for kind in self._call_kinds)
+        in_calls = sum(call.ms for call in self._calls) / 1000
+        return (seconds - in_calls + native) / seconds
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def record(self, status: Status = "running") -> RunRecord:
+        with self._lock:
+            return self._closed or RunRecord(self.header, status, tuple(self._calls), self.totals())
+
+    def go_native(self, reason: str) -> None:
+        """Note, once, why the rest of the run is computed natively."""
+        with self._lock:
+            if self.header.native is None:
+                self.header = replace(self.header, native=reason)
+                log.warning("SpeCa: %s", reason)
+
+    def close(self, status: Status) -> RunRecord:
+        """End the run and free the anchors. Writes one line to the log and tells the listener."""
+        with self._lock:
+            self._closed = self.record(status)
+            self._streams.clear()
+        log.info("%s", summary_line(self._closed))
+        self._tell("run_ended", self._closed)
+        return self._closed
+
+    def _tell(self, event: str, *args: object) -> None:
+        if self._listener is None:
+            return
+        try:
+            getattr(self._listener, event)(*args)
+        except Exception:  # a broken display must never cost a picture; no model call happens in here
+            log.warning("SpeCa: the panel could not be told of this run", exc_info=True)
+            self._listener = None
+
+
+def summary_line(record: RunRecord) -> str:
+    """`SpeCa: 28 calls: 11 full, 15 accepted, 2 rejected; 2.1x (measured); cache 0.17 GB`, or why nothing was."""
+    totals, native = record.totals, record.header.native
+    ending = "" if record.status == "finished" else f" ({record.status})"
+    if totals.calls == 0:
+        return f"SpeCa: native, nothing skipped: {native or 'the model was not called'}{ending}"
+    speed = "not measured" if totals.speedup is None else f"{totals.speedup:.1f}x (measured)"
+    line = (
+        f"SpeCa: {totals.calls} calls: {totals.full} full, {totals.accepted} accepted, {totals.rejected} rejected; "
+        f"{speed}; cache {totals.cache_bytes / 1e9:.2f} GB{ending}"
+    )
+    if totals.accepted == 0:
+        line += f"; nothing skipped: {native or why_nothing_skipped(record)}"
+    return line
+
+
+def why_nothing_skipped(record: RunRecord) -> str:
+    """The reasons of a run without an accepted call, the most frequent first, in words with their last figures."""
+    counts: Counter[str] = Counter()
+    latest: dict[str, Row] = {}
+    for call in record.calls:
+        for row in call.rows:
+            counts[row.reason] += 1
+            latest[row.reason] = row
+    return "; ".join(f"{n}x {in_words(latest[reason])}" for reason, n in counts.most_common(3))
+
+
+def in_words(row: Row) -> str:
+    """The row's reason as a person reads it."""
+    figures = {"error": row.error, "threshold": row.threshold, "limit": row.limit}
+    return REASONS[row.reason].format(**{name: value for name, value in figures.items() if value is not None})
+
+
+def _cat(rows: Sequence[Tensors]) -> Tensors:
+    return tuple(torch.cat(tensors) if len(tensors) > 1 else tensors[0] for tensors in zip(*rows, strict=True))
+
+
+def _take_rows(part: _Part, rows: Sequence[int]) -> _Part:
+    if list(rows) == list(part.rows):
+        return part
+    position = {row: i for i, row in enumerate(part.rows)}
+    picked = [position[row] for row in rows]
+    return _Part(rows, tuple(t[picked] for t in part.output))
+
+
+def _join(parts: Sequence[_Part], n_rows: int) -> Tensors:
+    """The parts' rows in the batch's order. A part that is the whole batch is returned unchanged."""
+    if len(parts) == 1 and len(parts[0].rows) == n_rows:
+        return parts[0].output
+    joined = tuple(t.new_empty((n_rows, *t.shape[1:])) for t in parts[0].output)
+    for part in parts:
+        for whole, tensor in zip(joined, part.output, strict=True):
+            whole[list(part.rows)] = tensor
+    return joined

@@ -1,0 +1,81 @@
+"""Verification: how wrong a forecast is, and whether that is too much.
+
+The paper (section 3.2) compares the forecast features of one deep block with that block's exact output,
+e = |F_hat - F| / (|F| + 1e-8). Here the *model's output* is compared: the last block and the head run for real on the
+forecast features, and their output is held against the output forecast directly from past outputs. Its rank
+correlation with the true error of the accepted output is higher, it costs nothing to keep, and the verified output is
+what the sampler receives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-8  # the paper's; keeps an all-zero output from dividing by zero
+
+ErrorMetric = Callable[[Tensor, Tensor], Tensor]
+
+
+def relative_l2(forecast: Tensor, exact: Tensor) -> Tensor:
+    """|F_hat - F|_2 / (|F|_2 + eps) per sample, section 3.2. (B, ...) x (B, ...) -> (B,) in fp32."""
+    f, e = _flat(forecast, exact)
+    return (f - e).norm(dim=1) / (e.norm(dim=1) + EPSILON)
+
+
+def relative_l1(forecast: Tensor, exact: Tensor) -> Tensor:
+    """sum|F_hat - F| / (sum|F| + eps) per sample. (B, ...) x (B, ...) -> (B,) in fp32."""
+    f, e = _flat(forecast, exact)
+    return (f - e).abs().sum(dim=1) / (e.abs().sum(dim=1) + EPSILON)
+
+
+def elementwise_l1(forecast: Tensor, exact: Tensor) -> Tensor:
+    """mean(|F_hat - F| / (|F| + eps)) per sample: the released code's rule, heavy-tailed where F is near zero."""
+    f, e = _flat(forecast, exact)
+    return ((f - e).abs() / (e.abs() + EPSILON)).mean(dim=1)
+
+
+def cosine(forecast: Tensor, exact: Tensor) -> Tensor:
+    """1 - cos(F_hat, F) per sample: blind to a wrong length. (B, ...) x (B, ...) -> (B,) in fp32."""
+    f, e = _flat(forecast, exact)
+    return 1.0 - torch.nn.functional.cosine_similarity(f, e, dim=1, eps=EPSILON)
+
+
+ERROR_METRICS: dict[str, ErrorMetric] = {
+    "relative_l2": relative_l2,
+    "relative_l1": relative_l1,
+    "elementwise_l1": elementwise_l1,
+    "cosine": cosine,
+}
+
+
+def threshold_at(progress: float, threshold: float, end_factor: float) -> float:
+    """tau_0 * beta^((T - t) / T) (section 3.3); `progress` is (T - t) / T, 0 at the run's start and 1 at its end."""
+    return threshold * end_factor**progress
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The error that was compared, the threshold it was compared with, and whether the forecast stands."""
+
+    error: float
+    threshold: float
+    accepted: bool
+
+
+def judge(error: float, threshold: float, accumulated: float = 0.0) -> Verdict:
+    """Accept if `accumulated + error` is finite and at most `threshold`. An error that is not a number rejects."""
+    total = accumulated + error
+    if not math.isfinite(total):
+        return Verdict(math.inf, threshold, False)
+    return Verdict(total, threshold, total <= threshold)
+
+
+def _flat(forecast: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+    if forecast.shape != exact.shape:
+        raise ValueError(f"forecast has shape {tuple(forecast.shape)}, exact has {tuple(exact.shape)}")
+    return forecast.flatten(1).float(), exact.flatten(1).float()

@@ -142,7 +142,7 @@ class DiTBlock(nn.Module):
         self.norm1 = operations.LayerNorm(hidden_size, **norm)
         self.attn = Attention(hidden_size, num_heads, operations, **factory)
         self.norm2 = operations.LayerNorm(hidden_size, **norm)
-        self.mlp = Mlp(hidden_size, int(hidden_size * mlp_ratio), operations, **factory)
+        self.mlp = Mlp(hidden_size, round(hidden_size * mlp_ratio), operations, **factory)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), operations.Linear(hidden_size, 6 * hidden_size, **factory))
 
     def forward(
@@ -223,12 +223,11 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
-        for module in [*(block.adaLN_modulation[-1] for block in self.blocks), self.final_layer.adaLN_modulation[-1]]:
-            nn.init.zeros_(module.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
+        for name in ("y_embedder.embedding_table", "t_embedder.mlp.0", "t_embedder.mlp.2"):
+            nn.init.normal_(self.get_parameter(f"{name}.weight"), std=0.02)
+        zeroed = [f"blocks.{i}.adaLN_modulation.1" for i in range(len(self.blocks))]
+        for name in (*zeroed, "final_layer.adaLN_modulation.1", "final_layer.linear"):
+            nn.init.zeros_(self.get_parameter(f"{name}.weight"))
         return self
 
     def forward(

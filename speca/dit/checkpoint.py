@@ -295,8 +295,8 @@ def _infer_config(
     if out_channels not in (in_channels, 2 * in_channels):
         raise CheckpointError(
             f"{name} is not a DiT: 'final_layer.linear.weight' puts out {out_values} values for a patch of "
-            f"{patch_size} x {patch_size}; for {in_channels} channels in a DiT has {in_channels * patch_size**2}, or twice that "
-            "where it learns the variance."
+            f"{patch_size} x {patch_size}; for {in_channels} channels in a DiT has "
+            f"{in_channels * patch_size**2}, or twice that where it learns the variance."
         )
     num_heads = _noted_int(notes, "num_heads", "heads", "num_attention_heads")
     if num_heads is None:

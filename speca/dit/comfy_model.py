@@ -17,7 +17,7 @@ import comfy.utils
 import torch
 
 from .checkpoint import CheckpointError, DiTCheckpoint, DiTConfig, read_checkpoint
-from .labels import imagenet_classes
+from .labels import UnknownClassError, imagenet_classes, parse_labels
 from .model import DiT
 
 LABELS_KEY = "dit_labels"
@@ -38,6 +38,7 @@ class PixelSpace(comfy.latent_formats.LatentFormat):
     """Three channels in [-1, 1]: the picture itself, as ComfyUI's "pixel_space" VAE takes and gives it."""
 
     latent_channels = 3
+    spacial_downscale_ratio = 1  # newer ComfyUI scales empty latents by it, and spells it so
 
     def __init__(self) -> None:
         self.latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
@@ -120,6 +121,59 @@ def class_conditioning(labels: list[int]) -> list[list[Any]]:
     """A CONDITIONING for one sample by label, in the order of the batch; a negative label is the null class."""
     # Core nodes expect a tensor first. Ones, because zeros are what ConditioningZeroOut leaves.
     return [[torch.ones(1, 1, 1), {"pooled_output": None, LABELS_KEY: torch.tensor(labels, dtype=torch.long)}]]
+
+
+def dit_of(model: comfy.model_patcher.ModelPatcher) -> DiTModel:
+    """The DiT behind a MODEL.
+
+    Raises:
+        ValueError: when it is another kind of model.
+    """
+    if not isinstance(model.model, DiTModel):
+        raise ValueError(
+            f"This node works with a DiT only, but the model is a {type(model.model).__name__}. "
+            "Connect the MODEL of 'Load DiT'."
+        )
+    return model.model
+
+
+def choose_labels(typed: str, listed: str, model: DiTModel | None) -> list[int]:
+    """The labels a person asked for: those typed, or, if nothing was, the one picked from ImageNet's list.
+
+    Args:
+        typed: as for `labels.parse_labels`; may be blank.
+        listed: an entry of `labels.numbered(imagenet_classes())`.
+        model: the model to name the classes of; None means ImageNet's.
+
+    Raises:
+        labels.UnknownClassError: for an unknown class, or for nothing typed and a model of other classes.
+    """
+    imagenet = imagenet_classes()
+    names = imagenet if model is None else model.known_class_names
+    num_classes = len(imagenet) if model is None else model.num_classes
+    if not typed.strip() and names != imagenet:
+        some = "" if names is None else f", such as '{names[0]}'"
+        raise UnknownClassError(
+            f"'{listed}' is a class of ImageNet, but this model has {num_classes} classes of its own. Type a number "
+            f"from 0 to {num_classes - 1}{' or a name' if names else ''} into 'classes'{some}."
+        )
+    return parse_labels(typed.strip() or listed, names, num_classes)
+
+
+def empty_latent(model: DiTModel, batch_size: int, width: int = 0, height: int = 0) -> dict[str, torch.Tensor]:
+    """A LATENT of zeros in the model's own space: (batch_size, C, H, W).
+
+    Args:
+        model: decides the channels and, where width or height is 0, the size: the one it was trained on.
+        batch_size: number of pictures.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+    """
+    downscale = getattr(model.latent_format, "spacial_downscale_ratio", VAE_DOWNSCALE)
+    trained = model.diffusion_model.input_size or DEFAULT_INPUT_SIZE
+    rows, columns = (max(side // downscale, 1) if side else trained for side in (height, width))
+    shape = (batch_size, model.latent_format.latent_channels, rows, columns)
+    return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
 
 
 def load_dit(

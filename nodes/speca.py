@@ -68,8 +68,8 @@ class SpeCa(io.ComfyNode):
                         max=100.0,
                         step=0.05,
                         tooltip="The threshold at the end of the run, as a multiple of the one at its start (the "
-                        "paper's beta). Above 1: strict early, when the composition forms, and generous late. Below 1: the "
-                        "other way round, as in the paper.",
+                        "paper's beta). Above 1: strict early, when the composition forms, and generous late. "
+                        "Below 1: the other way round, as in the paper.",
                     )
                 ),
                 advanced(
@@ -77,8 +77,8 @@ class SpeCa(io.ComfyNode):
                         "accumulate_error",
                         default=DEFAULT.accumulate_error,
                         tooltip="On: the errors since the last computed step add up, so many small ones end in a "
-                        "computed step too. Off: each step's error is compared alone, the paper's rule; faster at the same "
-                        "threshold, with more drift.",
+                        "computed step too. Off: each step's error is compared alone, the paper's rule; faster at "
+                        "the same threshold, with more drift.",
                     )
                 ),
                 advanced(
@@ -136,8 +136,8 @@ class SpeCa(io.ComfyNode):
                         options=list(FORECASTERS),
                         default=DEFAULT.forecaster,
                         tooltip="The formula of the forecast. newton is exact on any step spacing; taylor is the "
-                        "released TaylorSeer rule, hermite HiCache's damped form, ridge a fitted Chebyshev curve, reuse repeats "
-                        "the last computed step.",
+                        "released TaylorSeer rule, hermite HiCache's damped form, ridge a fitted Chebyshev curve, "
+                        "reuse repeats the last computed step.",
                     )
                 ),
                 advanced(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import bisect
 import functools
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +32,6 @@ from .history import Tensors
 from .session import Call, Exact, ForecastImpossibleError, Session, in_words, summary_line
 
 __all__ = ["Attachment", "attach", "attachment_of", "in_words", "summary_line"]
-
-log = logging.getLogger(__name__)
 
 KEY = "speca"
 RUNS_KEPT = 8
@@ -65,8 +62,8 @@ def attach(
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, attachment.sample)
     try:
         recognise(patched.model.diffusion_model)
-    except NotThisArchitectureError as missing:
-        log.warning("SpeCa: %s", missing)
+    except NotThisArchitectureError:
+        pass  # said once per run, in the run's own line
     else:
         patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, attachment.apply_model)
     patched.set_attachments(KEY, attachment)
@@ -96,7 +93,7 @@ class Attachment:
         return self._runs[-1][0] if self._runs else None
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """OUTER_SAMPLE wrapper: `args` start with noise, latent image, sampler, sigmas (CFGGuider in comfy/samplers.py)."""
+        """OUTER_SAMPLE wrapper: `args` start with noise, latent image, sampler, sigmas (`CFGGuider.sample`)."""
         guider = executor.class_obj
         noise, _, sampler, sigmas = args[:4]
         session = self._open(guider, noise, sampler, sigmas)

@@ -20,4 +20,4 @@ def recognise(network: nn.Module) -> Anatomy:
     for architecture in ARCHITECTURES:
         if set(architecture.networks) & set(names):
             return find_anatomy(architecture, network)
-    raise NotThisArchitectureError(f"SpeCa has no adapter for {names[0]}; it runs uncached")
+    raise NotThisArchitectureError(f"no adapter for {names[0]}; it runs uncached")

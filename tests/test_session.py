@@ -1,0 +1,294 @@
+"""Decisions on a network that can be computed by hand.
+
+The fake network's output and features are the same number, a function of time, in every element. Order 0 forecasts
+repeat the last computed value, so the verification error of a call can be worked out on paper.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+
+from speca.config import SpeCaConfig
+from speca.events import RunHeader
+from speca.session import Call, Exact, ForecastImpossibleError, Session, summary_line
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class FakeNetwork:
+    """Row r is `value(time, r)`. On forecast features the last block returns `exact`, the true value, so the direct
+    output forecast is what is found wrong."""
+
+    time: float
+    n_rows: int
+    value: callable = lambda time, row: 1.0 + time
+    splittable: bool = True
+    device: torch.device = CPU
+    full_rows: list = field(default_factory=list)
+    speculated_rows: list = field(default_factory=list)
+    refuse: str | None = None
+
+    def _values(self, rows):
+        rows = range(self.n_rows) if rows is None else rows
+        return torch.tensor([[self.value(self.time, row)] * 4 for row in rows])
+
+    def full(self, rows, keep_features):
+        self.full_rows.append(rows)
+        values = self._values(rows)
+        return Exact((values.clone(),) if keep_features else None, (values,))
+
+    def speculate(self, features, rows):
+        if self.refuse:
+            raise ForecastImpossibleError(self.refuse)
+        self.speculated_rows.append(rows)
+        return (self._values(rows),)
+
+
+HEADER = RunHeader(
+    settings={},
+    model="Fake",
+    architecture="fake",
+    experimental=False,
+    n_blocks=4,
+    steps=10,
+    sampler="euler",
+    n_samples=1,
+)
+
+
+def run(config, times, n_samples=1, n_conds=1, listener=None, **network):
+    """Outcomes per call and sample, the networks used, and the session."""
+    session = Session(config, HEADER, listener)
+    streams = tuple((cond, sample) for cond in range(n_conds) for sample in range(n_samples))
+    networks = []
+    for i, time in enumerate(times):
+        bound = FakeNetwork(time, len(streams), **network)
+        networks.append(bound)
+        call = Call(time, time, i, i / len(times), n_samples, streams, tuple(range(n_conds)), kind="all")
+        (output,) = session.evaluate(call, bound)
+        assert torch.equal(output, bound._values(None))
+    record = session.record()
+    return [[row.outcome for row in call.rows] for call in record.calls], networks, session
+
+
+REUSE = SpeCaConfig(threshold=0.25, order=0, threshold_end_factor=1.0, accumulate_error=False, warmup_steps=1)
+
+
+def errors(session):
+    return [call.rows[0].error for call in session.record().calls]
+
+
+def test_per_step_rule_by_hand():
+    """Outputs 10, 11, 12, 13, 14: reuse of 10 is wrong by 1/11, 2/12, 3/13, 4/14 = .286, which is over .25."""
+    outcomes, networks, session = run(REUSE, [9.0, 10.0, 11.0, 12.0, 13.0])
+    assert outcomes == [["full"], ["accepted"], ["accepted"], ["accepted"], ["rejected"]]
+    assert errors(session) == pytest.approx([None, 1 / 11, 2 / 12, 3 / 13, 4 / 14])
+    assert [len(n.full_rows) for n in networks] == [1, 0, 0, 0, 1]
+
+
+def test_accumulated_errors_by_hand():
+    """1/11 = .091; + 2/12 = .258 is over .25, so the third call is rejected; then the count starts anew from 12."""
+    config = replace(REUSE, accumulate_error=True)
+    outcomes, _, session = run(config, [9.0, 10.0, 11.0, 12.0, 13.0])
+    assert outcomes == [["full"], ["accepted"], ["rejected"], ["accepted"], ["accepted"]]
+    assert errors(session) == pytest.approx([None, 1 / 11, 1 / 11 + 2 / 12, 1 / 13, 1 / 13 + 2 / 14])
+
+
+def test_a_rejected_call_becomes_an_anchor():
+    _, _, session = run(replace(REUSE, threshold=0.1), [9.0, 11.0, 11.5])
+    assert errors(session)[2] == pytest.approx(0.5 / 12.5)
+
+
+def test_no_accepted_error_exceeds_its_threshold():
+    config = SpeCaConfig(threshold=0.02, order=2, threshold_end_factor=3.0)
+    _, _, session = run(config, [10 - 0.5 * i for i in range(20)], value=lambda t, row: 2 + math.sin(t))
+    rows = [call.rows[0] for call in session.record().calls]
+    assert {row.outcome for row in rows} == {"full", "accepted", "rejected"}
+    assert all(row.error <= row.threshold for row in rows if row.outcome == "accepted")
+    assert all(row.error > row.threshold for row in rows if row.outcome == "rejected")
+
+
+def test_run_limit():
+    config = replace(REUSE, threshold=1.0, max_consecutive=2)
+    outcomes, _, session = run(config, [1.0 + i for i in range(7)])
+    assert [o for (o,) in outcomes] == ["full", "accepted", "accepted"] * 2 + ["full"]
+    assert [call.rows[0].reason for call in session.record().calls][3] == "run_limit"
+
+
+def test_only_the_rejected_sample_is_recomputed_with_all_its_conditionings():
+    """Four samples, cond and uncond: rows 0..7. Sample 2 jumps, so rows 2 and 6 are computed, and only they."""
+
+    def value(time, row):
+        return 10.0 if row % 4 != 2 else 10.0 * time
+
+    outcomes, networks, _ = run(REUSE, [1.0, 2.0], n_samples=4, n_conds=2, value=value)
+    assert outcomes[1] == ["accepted", "accepted", "rejected", "accepted"]
+    assert networks[0].full_rows == [None]
+    assert networks[1].speculated_rows == [None]
+    assert networks[1].full_rows == [[2, 6]]
+
+
+def test_one_bad_conditioning_rejects_its_sample():
+    def value(time, row):
+        return 10.0 if row != 3 else 10.0 * time  # sample 1 under the second conditioning
+
+    outcomes, networks, _ = run(REUSE, [1.0, 2.0], n_samples=2, n_conds=2, value=value)
+    assert outcomes[1] == ["accepted", "rejected"]
+    assert networks[1].full_rows == [[1, 3]]
+
+
+def test_samples_go_their_own_ways_afterwards():
+    """Sample 1 is rejected at every call, sample 0 never: its run limit ends its forecasts alone."""
+
+    def value(time, row):
+        return 10.0 if row == 0 else 2.0**time
+
+    config = replace(REUSE, max_consecutive=2)
+    outcomes, networks, _ = run(config, [1.0, 2.0, 3.0, 4.0, 5.0], n_samples=2, value=value)
+    assert [o[0] for o in outcomes] == ["full", "accepted", "accepted", "full", "accepted"]
+    assert [o[1] for o in outcomes] == ["full", "rejected", "rejected", "rejected", "rejected"]
+    assert networks[3].speculated_rows == [[1]]
+    assert networks[3].full_rows == [None]  # both samples, so the batch goes through as it came
+
+
+def test_a_batch_that_cannot_be_taken_apart_is_computed_whole():
+    def value(time, row):
+        return 10.0 if row == 0 else 10.0 * time
+
+    outcomes, networks, session = run(REUSE, [1.0, 2.0], n_samples=2, value=value, splittable=False)
+    assert outcomes[1] == ["full", "rejected"]
+    assert networks[1].full_rows == [None]
+    assert session.record().calls[1].rows[0].reason == "with_rejected"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_not_a_number_is_a_rejection(bad):
+    class Broken(FakeNetwork):
+        def speculate(self, features, rows):
+            return (torch.full((1, 4), bad),)
+
+    session = Session(replace(REUSE, threshold=1e6), HEADER)
+    for i, time in enumerate([1.0, 2.0]):
+        (output,) = session.evaluate(Call(time, time, i, 0.0, 1, ("s",)), Broken(time, 1))
+        assert torch.isfinite(output).all()
+    row = session.record().calls[1].rows[0]
+    assert (row.outcome, row.reason) == ("rejected", "not_finite")
+    assert "Infinity" not in str(session.record().to_json())
+
+
+def test_a_forecast_that_does_not_fit_is_computed_and_starts_anew():
+    outcomes, _, session = run(REUSE, [9.0, 10.0, 11.0], refuse="shape_changed")
+    assert outcomes == [["full"]] * 3
+    assert [c.rows[0].reason for c in session.record().calls] == ["warm_up", "shape_changed", "shape_changed"]
+
+
+def test_streams_of_separate_calls_do_not_mix():
+    """Cond is constant at 10, uncond at 20, in calls of their own: each repeats its own value, without error."""
+    session = Session(REUSE, HEADER)
+    for step in range(4):
+        for stream, level in (("cond", 10.0), ("uncond", 20.0)):
+            network = FakeNetwork(float(step), 1, value=lambda time, row, level=level: level)
+            (output,) = session.evaluate(Call(float(step), 1.0, step, 0.1, 1, (stream,)), network)
+            assert output.unique().tolist() == [level]
+    assert [c.rows[0].outcome for c in session.record().calls] == ["full"] * 2 + ["accepted"] * 6
+    assert {c.rows[0].error for c in session.record().calls[2:]} == {0.0}
+
+
+def test_threshold_zero_asks_for_no_features():
+    class Plain(FakeNetwork):
+        def full(self, rows, keep_features):
+            assert not keep_features
+            return super().full(rows, keep_features)
+
+    session = Session(SpeCaConfig(threshold=0.0), HEADER)
+    for i in range(5):
+        session.evaluate(Call(float(i), 1.0, i, 0.5, 1, ("s",)), Plain(float(i), 1))
+    assert session.totals().full == 5
+    assert session.totals().cache_bytes == 0
+
+
+class Clock:
+    """Full calls take 10 s, everything else 1 s: advanced by the network itself."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_speedup_is_what_the_calls_would_have_cost_over_what_they_did():
+    clock = Clock()
+
+    class Timed(FakeNetwork):
+        def full(self, rows, keep_features):
+            clock.now += 10
+            return super().full(rows, keep_features)
+
+        def speculate(self, features, rows):
+            clock.now += 1
+            return super().speculate(features, rows)
+
+    session = Session(replace(REUSE, threshold=0.15), HEADER, clock=clock)
+    for i, time in enumerate([9.0, 10.0, 11.0, 12.0]):
+        session.evaluate(Call(time, 1.0, i, 0.0, 1, ("s",), kind="all"), Timed(time, 1))
+        clock.now += 0.5  # the sampler's own work
+    # full 10, accepted 1, rejected 11, accepted 1 and three pauses: 24.5 s, against 4 * 10 + 1.5
+    totals = session.totals()
+    assert (totals.full, totals.accepted, totals.rejected) == (1, 2, 1)
+    assert totals.seconds == pytest.approx(24.5)
+    assert totals.speedup == pytest.approx(41.5 / 24.5)
+
+
+def test_the_log_line():
+    _, _, session = run(REUSE, [9.0, 10.0, 11.0, 12.0, 13.0])
+    line = summary_line(session.close("finished"))
+    assert line.startswith("SpeCa: 5 calls: 1 full, 3 accepted, 1 rejected; ")
+    assert line.endswith("x (measured); cache 0.00 GB")
+
+
+def test_the_log_line_says_why_nothing_was_skipped():
+    _, _, session = run(replace(REUSE, threshold=1e-6), [1.0, 2.0, 3.0])
+    line = summary_line(session.close("interrupted"))
+    assert "(interrupted); nothing skipped: 2x error 0.25 over 1e-06; 1x warm-up" in line
+
+
+def test_closing_frees_the_anchors_and_keeps_the_record():
+    _, _, session = run(REUSE, [9.0, 10.0])
+    assert session.totals().cache_bytes == 2 * 4 * 4
+    record = session.close("finished")
+    assert not session._streams
+    assert session.record() is record
+    assert record.status == "finished"
+
+
+class Listening:
+    def __init__(self, broken=False):
+        self.heard = []
+        self.broken = broken
+
+    def __getattr__(self, name):
+        def hear(*args):
+            self.heard.append((name, args))
+            if self.broken:
+                raise RuntimeError("the display is broken")
+
+        return hear
+
+
+def test_the_listener_hears_every_call_once_and_in_order():
+    listener = Listening()
+    _, _, session = run(REUSE, [9.0, 10.0, 11.0], listener=listener)
+    session.close("finished")
+    assert [name for name, _ in listener.heard] == ["run_started", *["call_made"] * 3, "run_ended"]
+    assert [args[1].call for name, args in listener.heard if name == "call_made"] == [0, 1, 2]
+
+
+def test_a_broken_listener_is_dropped_and_costs_nothing():
+    listener = Listening(broken=True)
+    outcomes, _, _ = run(REUSE, [9.0, 10.0, 11.0], listener=listener)
+    assert len(outcomes) == 3
+    assert len(listener.heard) == 1

@@ -1,0 +1,79 @@
+"""Error metrics by hand and by their invariances; the threshold; the verdict."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speca.verify import ERROR_METRICS, cosine, elementwise_l1, judge, relative_l1, relative_l2, threshold_at
+
+EXACT = torch.tensor([[[3.0, 4.0]], [[1.0, -1.0]]])
+FORECAST = torch.tensor([[[3.0, 9.0]], [[1.0, -1.0]]])
+
+
+def test_metrics_by_hand():
+    assert relative_l2(FORECAST, EXACT).tolist() == pytest.approx([1.0, 0.0])
+    assert relative_l1(FORECAST, EXACT).tolist() == pytest.approx([5 / 7, 0.0])
+    assert elementwise_l1(FORECAST, EXACT).tolist() == pytest.approx([0.5 * 5 / 4, 0.0])
+    right_angle = torch.tensor([[[-4.0, 3.0]], [[1.0, -1.0]]])
+    assert cosine(right_angle, EXACT).tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(ERROR_METRICS))
+def test_metrics_judge_each_sample_alone_and_ignore_scale(name):
+    torch.manual_seed(0)
+    exact, forecast = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
+    metric = ERROR_METRICS[name]
+    together = metric(forecast, exact)
+    assert together.shape == (4,)
+    alone = torch.cat([metric(forecast[i : i + 1], exact[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(metric(forecast * 1000, exact * 1000), together, rtol=1e-4, atol=1e-6)
+    assert metric(exact, exact).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(ERROR_METRICS))
+def test_metrics_compute_in_fp32_whatever_comes_in(name):
+    """In half precision the squares of 300 overflow; 1e-8 beside a norm would be lost."""
+    exact = torch.full((1, 64), 300.0, dtype=torch.float16)
+    error = ERROR_METRICS[name](exact, exact)
+    assert error.dtype == torch.float32
+    assert error.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(ERROR_METRICS) - {"cosine"}))
+def test_an_all_zero_output_gives_a_finite_error(name):
+    zero = torch.zeros(1, 8)
+    assert ERROR_METRICS[name](zero, zero).item() == 0.0
+    assert math.isfinite(ERROR_METRICS[name](torch.ones(1, 8), zero).item())
+
+
+def test_unequal_shapes_are_an_error():
+    with pytest.raises(ValueError, match="shape"):
+        relative_l2(torch.zeros(1, 4), torch.zeros(1, 5))
+
+
+@given(progress=st.floats(0, 1), threshold=st.floats(1e-3, 1), factor=st.floats(0.1, 10))
+def test_threshold_runs_from_its_value_to_its_factor_geometrically(progress, threshold, factor):
+    assert threshold_at(0.0, threshold, factor) == threshold
+    assert threshold_at(1.0, threshold, factor) == pytest.approx(threshold * factor)
+    middle = threshold_at(progress, threshold, factor) * threshold_at(1 - progress, threshold, factor)
+    assert middle == pytest.approx(threshold**2 * factor)
+
+
+def test_verdicts():
+    assert judge(0.1, 0.1).accepted
+    assert not judge(0.1001, 0.1).accepted
+    assert judge(0.04, 0.1, accumulated=0.06 - 1e-9).accepted
+    summed = judge(0.05, 0.1, accumulated=0.06)
+    assert not summed.accepted
+    assert summed.error == pytest.approx(0.11)
+
+
+@pytest.mark.parametrize("error", [math.nan, math.inf])
+def test_an_error_that_is_not_a_number_rejects_whatever_the_threshold(error):
+    verdict = judge(error, 1e9)
+    assert not verdict.accepted
+    assert verdict.error == math.inf

@@ -410,7 +410,7 @@ class Links:
     def __init__(self, custom_nodes: Path, packs: dict[str, Path], notes: Path) -> None:
         self.custom_nodes = custom_nodes
         self.packs = packs
-        self.journal = notes / f"demo-links-{fingerprint(custom_nodes.resolve())[:12]}.json"
+        self.journal = notes / f"demo-links-{fingerprint(str(custom_nodes.resolve()))[:12]}.json"
         self.made: list[Path] = []
 
     def __enter__(self) -> Links:

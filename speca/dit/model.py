@@ -29,7 +29,11 @@ def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch
 
 
 def timestep_embedding(timestep: torch.Tensor, width: int, max_period: float = 10000.0) -> torch.Tensor:
-    """Sinusoids of the (fractional) timestep, cosines first: (B,) -> (B, width), fp32."""
+    """Sinusoids of the (fractional) timestep, cosines first: (B,) -> (B, width), fp32.
+
+    The frequencies are the authors', `max_period ** (-i / half)`. diffusers divides by `half - 1` instead, also for the
+    authors' weights, which never saw those frequencies.
+    """
     half = width // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timestep.device) / half
     angles = timestep[:, None].float() * torch.exp(-math.log(max_period) * exponents)

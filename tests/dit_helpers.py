@@ -38,11 +38,14 @@ def network(config: DiTConfig = TINY, seed: int = 0) -> DiT:
     return randomized(DiT(**asdict(config)), seed)
 
 
+def authors_table(config: DiTConfig) -> torch.Tensor:
+    side = (config.input_size or 0) // config.patch_size
+    return position_embedding(config.hidden_size, side, side, side, torch.device("cpu"), torch.float32)
+
+
 def authors_state_dict(config: DiTConfig = TINY, seed: int = 0) -> dict[str, torch.Tensor]:
     """As the authors' training script saves it: with the position table."""
-    side = (config.input_size or 0) // config.patch_size
-    table = position_embedding(config.hidden_size, side, side, side, torch.device("cpu"), torch.float32)
-    return {"pos_embed": table, **network(config, seed).state_dict()}
+    return {"pos_embed": authors_table(config), **network(config, seed).state_dict()}
 
 
 def header(config: DiTConfig = TINY) -> dict[str, str]:

@@ -210,20 +210,23 @@ def _read_file(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str] | None]
             mmap = zipfile.is_zipfile(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap), None
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refused(path.name, str(error))) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path.name} cannot be read as a PyTorch file: {error}") from error
+        # torch's own message explains how to run the code after all; nobody should read that here.
+        raise CheckpointError(_refused(path.name, str(error))) from None
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path.name} cannot be read as a PyTorch file of weights: {error}") from error
 
 
 def _refused(name: str, reason: str) -> str:
-    unsafe = re.search(r"GLOBAL (\S+)", reason) or re.search(
-        r"Unsupported (?:global|class|operand|type)\S* (\S+)", reason
-    )
+    unsafe = re.search(r"GLOBAL ([\w.]+)", reason)
     if unsafe is None:
-        return f"{name} cannot be read as a PyTorch file of plain weights: {reason.splitlines()[0]}"
+        detail = reason.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or "it is empty or damaged"
+        return f"{name} cannot be read as a PyTorch file of weights: {detail}"
     return (
-        f"{name} was refused: beside weights it holds Python code ('{unsafe[1]}'), which would run on your computer "
-        "when loaded. Nothing of it was run. Get the weights as a safetensors file, or as a .pt file of tensors only."
+        f"{name} was refused: loading it would call Python's '{unsafe[1]}', which a file of weights has no need of and "
+        "which could do anything to your computer. Nothing was run. Get the weights as a safetensors file, or as a .pt "
+        "file of tensors only."
     )
 
 

@@ -24,8 +24,9 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import types
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -214,8 +215,9 @@ _keep_alive: list[object] = []
 class GraphResult:
     """What one run of a graph gave.
 
-    `outputs` is each output node's `ui`, by node id; `events` are the (name, data) sent to the browser in order;
-    `messages` are the executor's own status messages (name, data).
+    `outputs` is each output node's `ui`, by node id; `events` are the (name, data) sent to the browser in order, and
+    grow until the next run starts, for what other threads send late; `messages` are the executor's own status
+    messages (name, data).
     """
 
     prompt_id: str
@@ -227,6 +229,14 @@ class GraphResult:
     def sent(self, name: str) -> list[Any]:
         """The data of all events called `name`."""
         return [data for event, data in self.events if event == name]
+
+    def wait_for(self, condition: Callable[[GraphResult], bool], timeout: float = 30.0) -> None:
+        """Wait for events that another thread sends after the run. Raises `TimeoutError`."""
+        give_up = time.monotonic() + timeout
+        while not condition(self):
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"events so far: {[name for name, _ in self.events]}")
+            time.sleep(0.01)
 
     @property
     def error(self) -> dict[str, Any] | None:
@@ -292,7 +302,7 @@ class Graphs:
         valid, error, output_nodes, node_errors = self._in_loop(validation)
         if not valid:
             raise InvalidGraphError(f"{error}; {node_errors}")
-        self.events.clear()
+        self.events = []
         extra_data: dict[str, Any] = {"client_id": self.client_id}
         if extra_pnginfo is not None:
             extra_data["extra_pnginfo"] = extra_pnginfo
@@ -302,7 +312,7 @@ class Graphs:
             prompt_id,
             self._executor.success,
             dict(self._executor.history_result["outputs"]),
-            list(self.events),
+            self.events,
             list(self._executor.status_messages),
         )
 

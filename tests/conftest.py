@@ -15,6 +15,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,3 +94,13 @@ def server(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[co
     """A real ComfyUI server process with this pack, the test nodes and the demo nodes linked in."""
     with comfy_server.Server(tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium for Playwright's `executable_path`; without one the test skips and says so."""
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next((path for path in map(shutil.which, filter(None, names)) if path), None)
+    if found is None:
+        pytest.skip("no Chromium: install one, or set CHROMIUM to its path")
+    return found

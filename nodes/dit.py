@@ -127,7 +127,7 @@ class SpeCaDiTLatent(io.ComfyNode):
                     max=4096,
                     step=8,
                     tooltip=f"The picture's {name} in pixels. 0: the size the model was trained on, which gives the "
-                    "best pictures; at others shapes repeat or stretch.",
+                    "best pictures (256 where the file does not say); at other sizes shapes repeat or stretch.",
                 )
             )
 

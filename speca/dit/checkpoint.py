@@ -4,7 +4,8 @@ Read are the authors' checkpoints (facebookresearch/DiT), the state dict of diff
 ComfyUI's own nodes save of a loaded DiT. Code inside a pickled file is never run.
 
 What the tensors do not say can stand in a safetensors header, each key as text or together as a JSON object under
-"config": `num_heads`, `input_size`, and `class_names`, a JSON list in the order of the labels.
+"config": `num_heads`, `input_size`, and `class_names`, a JSON list in the order of the labels. Where ComfyUI saves a
+model there is no header to write to; there the JSON object is a tensor of bytes, `NOTES_TENSOR`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ NESTED_UNDER = ("ema", "model_ema", "ema_model", "state_dict", "model", "module"
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "_orig_mod.")
 
 POSITION_TABLE = "pos_embed"
+NOTES_TENSOR = "dit_config"
 
 # Stored tables went through half precision or less; the sines and cosines themselves are up to 1.
 POSITION_TABLE_TOLERANCE = 0.05
@@ -144,7 +146,7 @@ def parse_checkpoint(state_dict: Mapping[str, Any], metadata: Mapping[str, str] 
     if missing:
         raise CheckpointError(_not_a_dit(name, found, missing))
     table = weights.pop(POSITION_TABLE, None)
-    notes = _notes(metadata)
+    notes = {**_unpack_notes(weights.pop(NOTES_TENSOR, None)), **_notes(metadata)}
     config = _infer_config(weights, table, notes, name)
     _check_shapes(weights, config, name)
     _check_position_table(table, config, name)
@@ -270,6 +272,24 @@ def _notes(metadata: Mapping[str, str] | None) -> dict[str, Any]:
             continue
         notes.update(value if key == "config" and isinstance(value, dict) else {key: value})
     return notes
+
+
+def pack_notes(config: DiTConfig, class_names: tuple[str, ...] | None) -> torch.Tensor:
+    """What tensors' shapes do not say about a DiT, as a tensor of bytes: (N,) uint8, JSON in UTF-8."""
+    notes: dict[str, Any] = {"num_heads": config.num_heads, "input_size": config.input_size}
+    if class_names is not None:
+        notes["class_names"] = class_names
+    return torch.tensor(list(json.dumps(notes).encode()), dtype=torch.uint8)
+
+
+def _unpack_notes(packed: torch.Tensor | None) -> dict[str, Any]:
+    if packed is None or packed.dtype != torch.uint8:
+        return {}
+    try:
+        notes = json.loads(bytes(packed.flatten().tolist()))
+    except ValueError:
+        return {}
+    return notes if isinstance(notes, dict) else {}
 
 
 def _noted_int(notes: Mapping[str, Any], *keys: str) -> int | None:

@@ -16,7 +16,7 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
-from .checkpoint import CheckpointError, DiTCheckpoint, DiTConfig, read_checkpoint
+from .checkpoint import NOTES_TENSOR, CheckpointError, DiTCheckpoint, DiTConfig, pack_notes, read_checkpoint
 from .labels import UnknownClassError, imagenet_classes, parse_labels
 from .model import DiT
 
@@ -69,7 +69,13 @@ class DiTModelConfig(comfy.supported_models_base.BASE):
         super().__init__({"image_model": "dit", **asdict(config)})
         self.latent_format = LATENT_FORMATS[config.in_channels]()
         self.memory_usage_factor = _XL2_MEMORY_FACTOR * config.hidden_size / config.patch_size**2 / _XL2_WIDTH_BY_PATCH
+        self.config = config
         self.class_names = class_names
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Add what the shapes do not say, so that what ComfyUI saves can be loaded again."""
+        notes = {NOTES_TENSOR: pack_notes(self.config, self.class_names)}
+        return super().process_unet_state_dict_for_saving({**state_dict, **notes})
 
     def get_model(self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: Any = None) -> DiTModel:
         return DiTModel(self, device=device).eval()

@@ -1,0 +1,63 @@
+"""Puts a real ComfyUI, this project's `speca` and the benchmark's own modules on the import path.
+
+Import this before anything else in a script of this folder, and call `prepare()` before importing `comfy`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Small models on few cores: one thread per process is faster, and timings of several methods stay comparable.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+BENCHMARKS = Path(__file__).resolve().parent
+ROOT = BENCHMARKS.parent
+RESULTS = BENCHMARKS / "results"
+
+for folder in (BENCHMARKS, ROOT / "tests"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import comfy_env  # noqa: E402
+
+
+def prepare(*, gpu: bool = False) -> None:
+    """Make `import comfy`, `import speca` and `import speca_pack` work. Exits with a sentence without a ComfyUI."""
+    import logging
+
+    if not comfy_env.prepare(gpu=gpu):
+        sys.exit("There is no ComfyUI: run `python dev.py setup`, or set COMFYUI_PATH to its folder.")
+    if not gpu:
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # EasyCache and SpeCa write a line for every run.
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+def versions() -> dict[str, str]:
+    """What stands beside every figure: versions of everything that took part."""
+    import platform
+    import subprocess
+
+    import comfyui_version
+    import numpy
+    import torch
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    commit = git("rev-parse", "--short=10", "HEAD")
+    changed = bool(git("status", "--porcelain", "--untracked-files=no", "--", "speca"))
+    return {
+        "speca": commit + (" with changes" if changed else ""),
+        "comfyui": comfyui_version.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": str(torch.get_num_threads()),
+    }

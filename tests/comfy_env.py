@@ -41,6 +41,7 @@ CORE = "speca"
 PACKS = {
     "speca": ROOT,
     "speca_emoji_demo": ROOT / "benchmarks" / "emoji_pack",
+    "speca_demo": ROOT / "benchmarks" / "demo",
     "tiny_pack": ROOT / "tests" / "tiny_pack",
 }
 

@@ -89,9 +89,9 @@ def test_a_failing_node_is_reported(graphs: comfy_env.Graphs) -> None:
 
 
 def test_a_wrong_graph_is_refused(graphs: comfy_env.Graphs) -> None:
+    graph = tiny_graph()
+    graph["2"]["inputs"]["sampler_name"] = "no_such_sampler"
     with pytest.raises(comfy_env.InvalidGraphError, match="no_such_sampler"):
-        graph = tiny_graph()
-        graph["2"]["inputs"]["sampler_name"] = "no_such_sampler"
         graphs.run(graph)
 
 

@@ -1,23 +1,84 @@
-"""The architectures SpeCa knows, and how a network is matched with one."""
+"""The architectures SpeCa knows, and how a network is matched with one.
+
+`ARCHITECTURES` is also what the README's table of models is rendered from, see `table`.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
+from .ace_step import ACE_STEP, ACE_STEP_15
+from .auraflow import AURAFLOW
 from .base import Anatomy, Architecture, NotThisArchitectureError, find_anatomy
+from .cosmos import COSMOS1, PREDICT2
+from .dit import DIT
+from .ernie_image import ERNIE_IMAGE
 from .flux import CHROMA, FLUX
+from .generic import discover
+from .hidream import HIDREAM
+from .hunyuan3d import HUNYUAN3D
+from .hunyuan_dit import HUNYUAN3D_21, HUNYUAN_DIT
+from .hunyuan_video import HUNYUAN_VIDEO
+from .kandinsky5 import KANDINSKY5
+from .ltxv import LTX2, LTXV
+from .lumina import LUMINA2
+from .mochi import MOCHI
+from .omnigen2 import OMNIGEN2
+from .pixart import PIXART
+from .qwen_image import QWEN_IMAGE
+from .sd3 import SD3
+from .stable_audio import STABLE_AUDIO
+from .wan import WAN
 
-ARCHITECTURES: tuple[Architecture, ...] = (FLUX, CHROMA)
+# A network is matched with the first that names it or one of its base classes: derived classes before their bases.
+ARCHITECTURES: tuple[Architecture, ...] = (
+    FLUX,
+    CHROMA,
+    HUNYUAN_VIDEO,
+    DIT,
+    WAN,
+    QWEN_IMAGE,
+    SD3,
+    AURAFLOW,
+    LTX2,
+    LTXV,
+    LUMINA2,
+    HIDREAM,
+    COSMOS1,
+    PREDICT2,
+    KANDINSKY5,
+    PIXART,
+    HUNYUAN_DIT,
+    OMNIGEN2,
+    ERNIE_IMAGE,
+    MOCHI,
+    HUNYUAN3D,
+    HUNYUAN3D_21,
+    ACE_STEP,
+    ACE_STEP_15,
+    STABLE_AUDIO,
+)
 
 
 def recognise(network: nn.Module) -> Anatomy:
     """The anatomy of `network`. Raises `NotThisArchitectureError` with a sentence a person can act on.
 
     Matched by the class names of the network and of its bases, so that a subclass (a pack's own variant of FLUX) is
-    recognised; then every statement of the architecture is checked against the network itself.
+    recognised; then every statement of the architecture is checked against the network itself. A network that none
+    fits is looked at by its structure alone (`generic`); what comes of that is experimental, and must be proved on the
+    network's first call before it is used.
     """
     names = [cls.__name__ for cls in type(network).__mro__]
     for architecture in ARCHITECTURES:
-        if set(architecture.networks) & set(names):
-            return find_anatomy(architecture, network)
-    raise NotThisArchitectureError(f"no adapter for {names[0]}; it runs uncached")
+        if not set(architecture.networks).isdisjoint(names):
+            try:
+                return find_anatomy(architecture, network)
+            except NotThisArchitectureError as changed:
+                missing = f"SpeCa knows {architecture.title}, but {changed}"
+                break
+    else:
+        missing = f"SpeCa has no adapter for {names[0]}"
+    try:
+        return discover(network)
+    except NotThisArchitectureError as unknown:
+        raise NotThisArchitectureError(f"{missing}, and {unknown}; it runs uncached") from None

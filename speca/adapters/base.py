@@ -7,14 +7,19 @@ is a parameter of the block's forward that the block also returns; a skipped blo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..history import Tensors
+
+Parameter = str | int
+"""A parameter of a block's forward: by name, or by position (self not counted) where the forward takes `*args`."""
 
 
 class NotThisArchitectureError(Exception):
@@ -26,15 +31,21 @@ class BlockList:
     """Equal blocks that run one after the other.
 
     path: attribute of the network, dotted, naming an `nn.ModuleList` or `nn.ModuleDict`.
-    carried: parameters of the block's forward that it returns, in the order in which it returns them.
-    also_needed: further parameters of the *verification* block that depend on skipped blocks; forecast with the rest.
+    carried: parameters of the block's forward that it returns, in the order in which it returns them. Such a parameter
+        is a tensor, or a tuple of tensors (LTX-2 carries picture and sound in one).
+    also_needed: further parameters of the *verification* block that depend on skipped blocks (the long skips of
+        U-shaped transformers); forecast with the rest, and passed over in a block that gets None.
+    returns: what a block returns, where that is not just `carried`: parameters whose values a skipped block returns.
     returns_tuple: whether one carried tensor comes back bare or in a tuple; with more it is always a tuple.
+    batch_dim: the dimension of the carried tensors that counts samples.
     """
 
     path: str
-    carried: tuple[str, ...]
-    also_needed: tuple[str, ...] = ()
+    carried: tuple[Parameter, ...]
+    also_needed: tuple[Parameter, ...] = ()
+    returns: tuple[Parameter, ...] = ()
     returns_tuple: bool = False
+    batch_dim: int = 0
 
     def blocks_of(self, network: nn.Module) -> list[nn.Module]:
         try:
@@ -43,35 +54,52 @@ class BlockList:
             return []
         return list(found.values()) if isinstance(found, nn.ModuleDict) else list(found.children())
 
+    def check(self, block: nn.Module) -> None:
+        """Raises `NotThisArchitectureError` if the block's forward lacks a parameter that is stated here."""
+        for parameter in (*self.carried, *self.also_needed, *self.returns):
+            position_of(block, parameter)
+
     def untouched(self, block: nn.Module) -> Callable[..., Any]:
         """A forward for `block` that computes nothing and returns the carried tensors as they came."""
-        positions = [(name, position_of(block, name)) for name in self.carried]
-        bare = len(positions) == 1 and not self.returns_tuple
+        returned = self.returns or self.carried
+        bare = len(returned) == 1 and not self.returns_tuple
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            carried = tuple(kwargs[name] if name in kwargs else args[i] for name, i in positions)
-            return carried[0] if bare else carried
+            values = tuple(argument(block, args, kwargs, parameter) for parameter in returned)
+            return values[0] if bare else values
 
         return forward
 
-    def needed(self, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensors:
-        """The tensors that enter `block` and depend on the blocks before it."""
+    def needed(self, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """The tensors that enter `block` and depend on the blocks before it, samples first: (B, ...) each.
+
+        What is not a tensor is handed on as it is, for the caller to refuse.
+        """
         return tuple(
-            kwargs[name] if name in kwargs else args[position_of(block, name)]
-            for name in (*self.carried, *self.also_needed)
+            part.movedim(self.batch_dim, 0) if isinstance(part, Tensor) else part
+            for _, value in self._needed_arguments(block, args, kwargs)
+            for part in (value if isinstance(value, (tuple, list)) else (value,))
         )
 
     def with_needed(
         self, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], values: Tensors
     ) -> tuple[list[Any], dict[str, Any]]:
-        """The block's arguments with the needed tensors replaced by `values`."""
+        """The block's arguments with what `needed` gave replaced by `values`, (B, ...) each."""
         new_args, new_kwargs = list(args), dict(kwargs)
-        for name, value in zip((*self.carried, *self.also_needed), values, strict=True):
-            if name in new_kwargs:
-                new_kwargs[name] = value
+        fresh = iter(v.movedim(0, self.batch_dim).contiguous() for v in values)
+        for parameter, value in self._needed_arguments(block, args, kwargs):
+            new: Any = type(value)(next(fresh) for _ in value) if isinstance(value, (tuple, list)) else next(fresh)
+            if parameter in new_kwargs:
+                new_kwargs[str(parameter)] = new
             else:
-                new_args[position_of(block, name)] = value
+                new_args[position_of(block, parameter)] = new
         return new_args, new_kwargs
+
+    def _needed_arguments(
+        self, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> list[tuple[Parameter, Any]]:
+        found = [(p, argument(block, args, kwargs, p)) for p in (*self.carried, *self.also_needed)]
+        return [(p, value) for p, value in found if value is not None or p in self.carried]
 
 
 @dataclass(frozen=True)
@@ -80,8 +108,11 @@ class Architecture:
 
     name: as reports have it. title: as people call it. networks: class names of `BaseModel.diffusion_model`.
     stages: the lists of blocks in the order in which they run; an empty list is passed over.
-    also_skipped: further blocks that need not run when the blocks of the stages are skipped.
+    also_skipped: further blocks that need not run when the blocks of the stages are skipped. They must run before the
+        verification block; a network in which one runs after it is computed in full.
     models: what people run with it, for the README's table.
+    untested: why the tests cannot build it, for the table; empty where the contract suite covers it.
+    experimental: found by its structure alone, and tried out before it is trusted (`generic`).
     """
 
     name: str
@@ -90,6 +121,7 @@ class Architecture:
     stages: tuple[BlockList, ...]
     also_skipped: tuple[BlockList, ...] = ()
     models: tuple[str, ...] = ()
+    untested: str = ""
     experimental: bool = False
 
 
@@ -101,6 +133,7 @@ class Anatomy:
     skipped: tuple[tuple[BlockList, nn.Module], ...]
     verification_stage: BlockList
     verification_block: nn.Module
+    helpers: tuple[tuple[BlockList, nn.Module], ...] = ()
 
     @property
     def n_blocks(self) -> int:
@@ -115,25 +148,58 @@ def find_anatomy(architecture: Architecture, network: nn.Module) -> Anatomy:
         raise NotThisArchitectureError(f"{type(network).__name__} has fewer than two blocks in {paths}")
     helpers = [(stage, block) for stage in architecture.also_skipped for block in stage.blocks_of(network)]
     for stage, block in (*found, *helpers):
-        for name in (*stage.carried, *stage.also_needed):
-            position_of(block, name)
+        stage.check(block)
     stage, block = found[-1]
-    return Anatomy(architecture, (*found[:-1], *helpers), stage, block)
+    return Anatomy(architecture, tuple(found[:-1]), stage, block, tuple(helpers))
 
 
-def position_of(block: nn.Module, name: str) -> int:
-    """The position of parameter `name` in the block's forward, self not counted."""
+def argument(block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], parameter: Parameter) -> Any:
+    """What a call of the block gives `parameter`, by keyword or by position; None if it gives nothing."""
+    if parameter in kwargs:
+        return kwargs[str(parameter)]
+    position = position_of(block, parameter)
+    return args[position] if position < len(args) else None
+
+
+def parameters_of(block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[Parameter, Any]:
+    """All that a call of the block gives, by name, and by position where the position has no name."""
+    names = {i: name for name, i in _positions(type(block).forward).items()}
+    return {names.get(i, i): value for i, value in enumerate(args)} | dict(kwargs)
+
+
+def position_of(block: nn.Module, parameter: Parameter) -> int:
+    """The position of `parameter` in the block's forward, self not counted."""
+    if isinstance(parameter, int):
+        return parameter
     positions = _positions(type(block).forward)
-    if name not in positions:
-        raise NotThisArchitectureError(f"{type(block).__name__}.forward has no parameter {name!r}")
-    return positions[name]
+    if parameter not in positions:
+        raise NotThisArchitectureError(f"{type(block).__name__}.forward has no parameter {parameter!r}")
+    return positions[parameter]
 
 
 @lru_cache(maxsize=256)
 def _positions(forward: Callable[..., Any]) -> dict[str, int]:
-    parameters = list(inspect.signature(forward).parameters)[1:]  # without self
-    return {name: i for i, name in enumerate(parameters)}
+    parameters = list(inspect.signature(forward).parameters.values())[1:]  # without self
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {parameter.name: i for i, parameter in enumerate(parameters) if parameter.kind not in variadic}
+
+
+@contextmanager
+def exchanged_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """`module.forward` is `forward` inside the block; what was there before, another pack's too, is put back after."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
 
 
 def is_batched(tensors: Sequence[Any], rows: int) -> bool:
-    return all(isinstance(t, Tensor) and t.ndim > 0 and t.shape[0] == rows for t in tensors)
+    """Whether all are floating-point tensors with a row for each row of the batch."""
+    return all(
+        isinstance(t, Tensor) and t.ndim > 0 and t.shape[0] == rows and torch.is_floating_point(t) for t in tensors
+    )

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -25,7 +26,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from .adapters import NotThisArchitectureError, recognise
-from .adapters.base import Anatomy, is_batched
+from .adapters.base import Anatomy, exchanged_forward, is_batched
+from .adapters.generic import prove
 from .config import SpeCaConfig
 from .events import Listener, Origin, RunHeader, RunRecord, Status
 from .history import Tensors
@@ -38,7 +40,6 @@ RUNS_KEPT = 8
 
 # Wrappers of other caches, by the key they register under. Two caches on one model would forecast from forecasts.
 OTHER_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
-COMPILE_KEY = "torch.compile"  # comfy_api/torch_helpers/torch_compile.py
 
 # The share of free memory that anchors may take before "auto" keeps them in system memory.
 AUTO_SHARE_OF_FREE_MEMORY = 0.25
@@ -102,7 +103,9 @@ class Attachment:
         result = None
         try:
             guider.model_options = comfy.model_patcher.create_model_options_clone(unchanged)
-            guider.model_options.setdefault("transformer_options", {})[KEY] = _Run(session, sigmas.tolist())
+            options = guider.model_options.setdefault("transformer_options", {})
+            options[KEY] = _Run(session, sigmas.tolist())
+            _call_innermost(options)
             result = executor(*args, **kwargs)
             status = "finished"
             return result
@@ -120,7 +123,7 @@ class Attachment:
         steps = max(len(sigmas) - 1, 0)
         architecture, experimental, n_blocks, native = None, False, 0, None
         try:
-            anatomy = recognise(model.diffusion_model)
+            anatomy = recognise(uncompiled(model.diffusion_model))
         except NotThisArchitectureError as missing:
             native = str(missing)
         else:
@@ -147,10 +150,6 @@ class Attachment:
         for key, name in OTHER_CACHES.items():
             if key in keys:
                 return f"{name} is on this model too; remove one of the two nodes. This run is left to {name}"
-        if COMPILE_KEY in keys:
-            return (
-                "the model is compiled as a whole (TorchCompileModel), where no block can be skipped; it runs uncached"
-            )
         if self.config.threshold > 0 and steps < self.config.warmup_steps + 2:
             return (
                 f"{steps} steps are too few for {self.config.warmup_steps} warm-up steps and a forecast between two "
@@ -167,13 +166,27 @@ class Attachment:
         model = executor.class_obj
         network = model.diffusion_model
         try:
-            anatomy = recognise(network)
+            anatomy = recognise(uncompiled(network))
         except NotThisArchitectureError as missing:
             run.session.go_native(str(missing))
             return executor(*args, **kwargs)
-        native_forward = network.forward
-        with exchanged_forward(network, functools.partial(run.forward, model, anatomy, native_forward)):
+        with exchanged_forward(network, functools.partial(run.forward, model, anatomy, _Forwards.of(network))):
             return executor(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Forwards:
+    """How a network is run in full, and how with skipped blocks. They differ for a network compiled as a whole
+    (TorchCompileModel): a compiled graph cannot skip, so speculated calls, which run one block, are not compiled."""
+
+    full: Callable[..., Any]
+    skipping: Callable[..., Any]
+    compiled: bool
+
+    @classmethod
+    def of(cls, network: nn.Module) -> _Forwards:
+        plain = uncompiled(network)
+        return cls(network.forward, plain.forward, plain is not network)
 
 
 class _Run:
@@ -183,16 +196,20 @@ class _Run:
         self.session = session
         self._sigmas = sigmas
 
-    def forward(
-        self, model: Any, anatomy: Anatomy, native_forward: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+    def forward(self, model: Any, anatomy: Anatomy, forwards: _Forwards, *args: Any, **kwargs: Any) -> Any:
         """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call."""
         try:
             call, splittable = self._describe(model, args, kwargs)
+            if anatomy.architecture.experimental and self.session.config.threshold > 0:
+                anatomy = _proved(model, anatomy, forwards, args, kwargs, len(call.streams))
+                splittable = False  # how the network treats the rows of a batch is not known
         except ForecastImpossibleError as refused:
             self.session.go_native(f"this call cannot be cached ({refused}); the run is computed natively")
-            return native_forward(*args, **kwargs)
-        network = _BoundNetwork(anatomy, native_forward, args, kwargs, len(call.streams), splittable)
+            return forwards.full(*args, **kwargs)
+        except NotThisArchitectureError as missing:
+            self.session.go_native(str(missing))
+            return forwards.full(*args, **kwargs)
+        network = _BoundNetwork(anatomy, forwards, args, kwargs, len(call.streams), splittable)
         return network.restore(self.session.evaluate(call, network))
 
     def _describe(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, bool]:
@@ -229,20 +246,33 @@ class _Run:
         return call, n_samples > 1 and not patches
 
 
+def _proved(
+    model: Any, proposed: Anatomy, forwards: _Forwards, args: tuple[Any, ...], kwargs: dict[str, Any], n_rows: int
+) -> Anatomy:
+    """The anatomy of a network found by its structure, tried out on a copy of this call's inputs."""
+
+    def bind(anatomy: Anatomy) -> _BoundNetwork:
+        own_args = tuple(copied(a) for a in args)
+        own_kwargs = {k: v if k == "transformer_options" else copied(v) for k, v in kwargs.items()}
+        return _BoundNetwork(anatomy, forwards, own_args, own_kwargs, n_rows, splittable=False)
+
+    return prove(uncompiled(model.diffusion_model), proposed, bind)
+
+
 class _BoundNetwork:
     """`session.Network` over one call of a ComfyUI network."""
 
     def __init__(
         self,
         anatomy: Anatomy,
-        forward: Callable[..., Any],
+        forwards: _Forwards,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         n_rows: int,
         splittable: bool,
     ) -> None:
         self._anatomy = anatomy
-        self._forward = forward
+        self._forwards = forwards
         self._args = args
         self._kwargs = kwargs
         self._n_rows = n_rows
@@ -253,26 +283,34 @@ class _BoundNetwork:
 
     def full(self, rows: Sequence[int] | None, keep_features: bool) -> Exact:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
-        kept: list[Tensors] = []
+        kept: list[Tensors | None] = []
         n_rows = self._n_rows if rows is None else len(rows)
 
-        def keep_and_run(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             needed = stage.needed(block, args, kwargs)
-            if is_batched(needed, n_rows):
-                kept.append(tuple(t.detach().clone() for t in needed))  # blocks work in place
-            return native(*args, **kwargs)
+            usable = is_batched(needed, n_rows)
+            kept.append(tuple(t.detach().clone() for t in needed) if usable else None)  # blocks work in place
+
+        def note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if kept:  # what runs after the verification block cannot be skipped
+                kept.append(None)
 
         with ExitStack() as stack:
             if keep_features:
-                stack.enter_context(exchanged_forward(block, functools.partial(keep_and_run, block.forward)))
+                stack.enter_context(_tapped(block, keep, self._forwards.compiled))
+                for _, helper in self._anatomy.helpers:
+                    stack.enter_context(_tapped(helper, note, self._forwards.compiled))
             output = self._run(rows)
         features = kept[0] if len(kept) == 1 else None
         return Exact(features, output)
 
     def speculate(self, features: Tensors, rows: Sequence[int] | None) -> Tensors:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        verified = 0
 
         def run_on_forecast(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            nonlocal verified
+            verified += 1
             needed = stage.needed(block, args, kwargs)
             if [t.shape for t in needed] != [f.shape for f in features]:
                 raise ForecastImpossibleError("shape_changed")
@@ -281,10 +319,13 @@ class _BoundNetwork:
             return native(*new_args, **new_kwargs)
 
         with ExitStack() as stack:
-            for skipped_stage, skipped in self._anatomy.skipped:
+            for skipped_stage, skipped in (*self._anatomy.skipped, *self._anatomy.helpers):
                 stack.enter_context(exchanged_forward(skipped, skipped_stage.untouched(skipped)))
             stack.enter_context(exchanged_forward(block, functools.partial(run_on_forecast, block.forward)))
-            return self._run(rows, skipping=True)
+            output = self._run(rows, skipping=True)
+        if verified != 1:  # another pack's patch took the block out of this call, or runs it more than once
+            raise ForecastImpossibleError("not_possible")
+        return output
 
     def restore(self, output: Tensors) -> Any:
         """The session's tuple of tensors in the form in which the network returns its output."""
@@ -297,6 +338,8 @@ class _BoundNetwork:
             kwargs = {
                 k: v if k == "transformer_options" else take_rows(v, rows, self._n_rows) for k, v in kwargs.items()
             }
+        if "control" in kwargs:  # some networks empty its lists, and a rejected call runs the network twice
+            kwargs = {**kwargs, "control": mapped(lambda tensor: tensor, kwargs["control"])}
         options = kwargs.get("transformer_options")
         if options is not None and (skipping or rows is not None):
             options = dict(options)
@@ -307,35 +350,79 @@ class _BoundNetwork:
             if rows is not None and isinstance(sigmas, Tensor) and sigmas.ndim and sigmas.shape[0] > 1:
                 options["sigmas"] = sigmas[sorted({row % sigmas.shape[0] for row in rows})]
             kwargs = {**kwargs, "transformer_options": options}
-        output = self._forward(*args, **kwargs)
+        output = (self._forwards.skipping if skipping else self._forwards.full)(*args, **kwargs)
         if isinstance(output, Tensor):
             return (output,)
         self._output_type = type(output)
         return tuple(output)
 
 
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network itself, out of the module that `torch.compile` puts around it."""
+    return getattr(network, "_orig_mod", network)
+
+
+Keep = Callable[[tuple[Any, ...], dict[str, Any]], None]
+
+
+class _Tap:
+    """Shows a block's inputs to `keep` before the block runs.
+
+    A compiled graph is kept for later calls, and with it what it was traced with. For such a block the tap is one
+    object for good, run outside the graph: a later call finds it there with that call's `keep`, or with none. Should a
+    graph be reused that was traced without it, nothing is kept, and without anchors every call is computed in full.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.native: Callable[..., Any] = functools.partial(type(block).forward, block)
+        self.keep: Keep | None = None
+        self.outside_graphs = torch.compiler.disable(self.__call__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.keep is not None:
+            self.keep(args, kwargs)
+        return self.native(*args, **kwargs)
+
+
 @contextmanager
-def exchanged_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """`module.forward` is `forward` inside the block; what was there before, another pack's too, is put back after."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
+def _tapped(block: nn.Module, keep: Keep, compiled: bool) -> Iterator[None]:
+    tap = block.__dict__.setdefault(f"_{KEY}_tap", _Tap(block)) if compiled else _Tap(block)
+    unchanged = tap.native
+    tap.native, tap.keep = block.forward, keep
     try:
-        yield
+        with exchanged_forward(block, tap.outside_graphs if compiled else tap):
+            yield
     finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
+        tap.native, tap.keep = unchanged, None
+
+
+def _call_innermost(options: dict[str, Any]) -> None:
+    """Put SpeCa's APPLY_MODEL wrapper last in this run's options, so that it runs inside those that exchange the
+    network (TorchCompileModel), in whatever order the nodes were connected."""
+    wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    if KEY in wrappers:
+        wrappers[KEY] = wrappers.pop(KEY)
 
 
 def take_rows(value: Any, rows: Sequence[int], n_rows: int) -> Any:
     """`value` with every tensor of `n_rows` rows in it reduced to `rows`; containers are rebuilt, the rest is kept."""
+    picked = list(rows)
+    return mapped(lambda tensor: tensor[picked] if tensor.ndim and tensor.shape[0] == n_rows else tensor, value)
+
+
+def copied(value: Any) -> Any:
+    """`value` with every tensor in it cloned; containers are rebuilt, the rest is kept."""
+    return mapped(torch.Tensor.clone, value)
+
+
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with `function` of every tensor in it; dicts, lists and tuples are rebuilt, the rest is kept."""
     if isinstance(value, Tensor):
-        return value[list(rows)] if value.ndim and value.shape[0] == n_rows else value
+        return function(value)
     if isinstance(value, dict):
-        return {k: take_rows(v, rows, n_rows) for k, v in value.items()}
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)(take_rows(v, rows, n_rows) for v in value)
+        return {k: mapped(function, v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(mapped(function, v) for v in value)
     return value
 
 

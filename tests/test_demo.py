@@ -1,0 +1,178 @@
+"""`python dev.py demo`: its graph in the real frontend and executor, its server process, its traces afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import comfy_env
+import comfy_server
+
+pytestmark = pytest.mark.comfy
+
+DEMO = comfy_env.ROOT / "benchmarks" / "demo"
+ADDRESS = "/?template=speca_flux_demo&source=speca_demo"
+MODEL = comfy_env.ROOT / "benchmarks" / "models" / "flux-emoji.safetensors"
+NEWER_FRONTEND = comfy_env.ROOT / ".dev" / "frontend-1.58.1"
+LOADER, SPECA, SEED, SAMPLER, REPORT, PREVIEW, PLAIN_SAMPLER, PLAIN_PREVIEW = "1", "2", "3", "6", "7", "9", "10", "12"
+
+needs_model = pytest.mark.skipif(not MODEL.is_file(), reason=f"{MODEL.name} is not trained yet")
+
+
+def api_graph() -> dict[str, Any]:
+    graph = json.loads((DEMO / "flux_demo_api.json").read_text(encoding="utf-8"))
+    return {key: {name: node[name] for name in ("class_type", "inputs")} for key, node in graph.items()}
+
+
+def without_seed(graph: dict[str, Any]) -> dict[str, Any]:
+    """The seed is drawn anew for each Run."""
+    return {key: node["inputs"] for key, node in graph.items() if key != SEED}
+
+
+def test_the_demo_uses_the_defaults(graphs: comfy_env.Graphs) -> None:
+    schema = graphs.node_classes["SpeCa"].INPUT_TYPES()
+    described = {**schema["required"], **schema.get("optional", {})}
+    defaults = {name: entry[1]["default"] for name, entry in described.items() if "default" in entry[1]}
+    settings = api_graph()[SPECA]["inputs"]
+    assert {name: settings[name] for name in defaults} == pytest.approx(defaults)
+
+
+@needs_model
+@pytest.mark.parametrize("seed", [7, 8])
+def test_the_demo_is_faster_in_calls_and_close_in_pictures(graphs: comfy_env.Graphs, seed: int) -> None:
+    graph = api_graph()
+    graph[SEED]["inputs"]["value"] = seed
+    for name, sampler in (("speca", SAMPLER), ("plain", PLAIN_SAMPLER)):
+        graph[f"probe-{name}"] = {"class_type": "TinyLatentProbe", "inputs": {"samples": [sampler, 0], "name": name}}
+    result = graphs.run(graph)
+    assert result.success, result.error
+    report = json.loads(result.outputs[REPORT]["speca"][0])
+    totals = report["totals"]
+    assert totals["calls"] == 28
+    # Every call's verdict is per picture; on average fewer than two in three calls may be computed.
+    rows = [row["outcome"] for call in report["calls"] for row in call["rows"]]
+    assert rows.count("accepted") >= len(rows) / 3
+    speca, plain = (torch.load(result.outputs[f"probe-{name}"]["latent"][0]) for name in ("speca", "plain"))
+    errors = ((speca.clamp(-1, 1) - plain.clamp(-1, 1)) / 2).square().mean(dim=(1, 2, 3))
+    psnr = -10 * torch.log10(errors)
+    assert psnr.mean() >= 30, psnr
+
+
+# --- In the browser ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["pinned frontend", "1.58.1"])
+def demo_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[comfy_server.Server]:
+    arguments = []
+    if request.param != "pinned frontend":
+        if not NEWER_FRONTEND.is_dir():
+            pytest.skip("no newer frontend: run `python dev.py setup`")
+        arguments = ["--front-end-root", str(NEWER_FRONTEND)]
+    with comfy_server.Server(tmp_path, arguments=arguments) as server:
+        yield server
+
+
+@pytest.fixture
+def page(chromium: str, tmp_path: Path) -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync"
+    )
+    with sync_api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(tmp_path / "profile"),
+            executable_path=chromium,
+            headless=True,
+            viewport={"width": 1600, "height": 950},
+            args=flags.split(),
+        )
+        yield context.pages[0]
+        context.close()
+
+
+def test_the_address_opens_the_graph_and_run_gives_pictures(
+    demo_server: comfy_server.Server, page: Any, request: pytest.FixtureRequest
+) -> None:
+    page.goto(demo_server.url + ADDRESS)
+    loaded = "window.app?.graph?._nodes?.some(node => node.type === 'SpeCa')"
+    page.wait_for_function(loaded, timeout=120_000)
+    # The open graph, as the frontend would queue it, is the one that scripts and tests use.
+    shown = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert without_seed(shown) == without_seed(api_graph())
+
+    folder = comfy_env.ROOT / ".dev" / "artefacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = request.node.callspec.params["demo_server"].replace(" ", "-")
+    page.wait_for_timeout(1000)
+    page.screenshot(path=folder / f"demo-opened-{name}.png")
+    if not MODEL.is_file():
+        pytest.skip(f"opened; not run, because {MODEL.name} is not trained yet")
+
+    page.get_by_test_id("queue-button").get_by_role("button", name="Run").first.click()
+    images = (
+        "ids => ids.every(id => { const node = window.app.graph.getNodeById(id);"
+        " return (window.app.nodeOutputs?.[id]?.images ?? node?.images ?? []).length > 0 })"
+    )
+    page.wait_for_function(images, arg=[int(PREVIEW), int(PLAIN_PREVIEW)], timeout=240_000)
+    page.wait_for_timeout(2000)
+    page.screenshot(path=folder / f"demo-run-{name}.png")
+
+
+# --- The command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="ends the demo with a POSIX signal")
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_the_graph_from_an_existing_installation_and_leaves_nothing(
+    comfy: None, ending: signal.Signals
+) -> None:
+    comfyui = comfy_env.comfyui_path()
+    custom_nodes = comfyui / "custom_nodes"
+    before = sorted(path.name for path in custom_nodes.iterdir())
+    port = comfy_server.free_port()
+    process = subprocess.Popen(
+        [sys.executable, str(comfy_env.ROOT / "dev.py"), "demo", "--comfyui", str(comfyui), "--no-browser",
+         "--port", str(port), "--", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if "The demo graph is at" in line:
+                break
+        else:
+            pytest.fail("the demo ended:\n" + "".join(lines)[-6000:])
+        assert f"http://127.0.0.1:{port}{ADDRESS}" in lines[-1]
+        assert {"speca", "speca_demo"} <= {path.name for path in custom_nodes.iterdir()}
+        process.send_signal(ending)
+        lines.append(process.communicate(timeout=60)[0])
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in lines[-1]
+    assert process.returncode == {signal.SIGINT: 0, signal.SIGTERM: 143}[ending]
+    assert sorted(path.name for path in custom_nodes.iterdir()) == before
+    with pytest.raises(OSError, match=r"refused|reset"):
+        _connect(port)
+
+
+def _connect(port: int) -> None:
+    import socket
+
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:  # connections of the old server may linger for a moment
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            time.sleep(0.2)

@@ -62,7 +62,7 @@ def rival_points(names: tuple[str, ...], subject: Any, case: Any, batch: Any, re
         if name not in known:
             began = time.perf_counter()
             known[name] = []
-            for setting in METHODS[name]():
+            for setting in METHODS[name].settings(False):
                 if setting.fits(case):
                     run = run_setting(setting, subject, case, batch, native)
                     quality = mean(psnr(subject.picture(run.latents), pictures))

@@ -266,41 +266,59 @@ CORE_THRESHOLDS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.9, 1.4)
 INTERVALS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
 SPECA_THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.10, 0.14, 0.20, 0.28, 0.40, 0.56, 0.80)
 
-
-def fewer_steps() -> list[Setting]:
-    return [Uncached(steps) for steps in STEP_COUNTS]
-
-
-def core_caches(node: str) -> list[Setting]:
-    return [CoreCache(node, threshold) for threshold in CORE_THRESHOLDS]
+SHORT_STEP_COUNTS = (25, 22, 20, 17, 16, 14, 12, 10, 9, 8, 7, 5, 4)
+SHORT_CORE_THRESHOLDS = (0.1, 0.2, 0.4, 0.9)
+SHORT_INTERVALS = (2, 3, 4, 5, 6, 8)
+SHORT_SPECA_THRESHOLDS = (0.02, 0.05, 0.10, 0.20, 0.40, 0.80)
 
 
-def taylor(level: str) -> list[Setting]:
-    return [Taylor(level, order, interval) for order in (0, 1, 2, 3) for interval in INTERVALS]
+def fewer_steps(short: bool) -> list[Setting]:
+    return [Uncached(steps) for steps in (SHORT_STEP_COUNTS if short else STEP_COUNTS)]
 
 
-def released() -> list[Setting]:
-    """The published parameters for FLUX, HunyuanVideo and DiT, each with its base threshold varied."""
-    flux = [Released(base, 0.3, 2, 8, 2) for base in (0.5, 1.0, 2.0, 4.0, 7.0, 10.0)]
-    video = [Released(base, 0.1, 4, 12, 1) for base in (0.5, 1.0, 2.0)]
-    dit = [
-        Released(base, decay, low, high, 4, 0.01)
-        for base, decay, low, high in ((0.1, 0.01, 2, 5), (0.3, 0.05, 3, 8), (1.0, 0.05, 3, 8))
-    ]
+def core_caches(node: str, short: bool) -> list[Setting]:
+    return [CoreCache(node, threshold) for threshold in (SHORT_CORE_THRESHOLDS if short else CORE_THRESHOLDS)]
+
+
+def taylor(level: str, short: bool) -> list[Setting]:
+    orders, intervals = ((1, 2), SHORT_INTERVALS) if short else ((0, 1, 2, 3), INTERVALS)
+    return [Taylor(level, order, interval) for order in orders for interval in intervals]
+
+
+def released(short: bool) -> list[Setting]:
+    """The published parameters for FLUX, HunyuanVideo and DiT, the base threshold varied around them."""
+    flux = [Released(base, 0.3, 2, 8, 2) for base in ((1.0, 7.0) if short else (0.5, 1.0, 2.0, 4.0, 7.0, 10.0))]
+    video = [Released(base, 0.1, 4, 12, 1) for base in ((1.0,) if short else (0.5, 1.0, 2.0))]
+    published_dit = ((0.1, 0.01, 2, 5), (0.3, 0.05, 3, 8))
+    dit = [Released(*parameters, 4, 0.01) for parameters in (published_dit[:1] if short else published_dit)]
     return [*flux, *video, *dit]
 
 
-def speca() -> list[Setting]:
-    return [SpeCa((("threshold", threshold),)) for threshold in SPECA_THRESHOLDS]
+def speca(short: bool) -> list[Setting]:
+    """Over the threshold, everything else as `SpeCaConfig` has it."""
+    return [SpeCa((("threshold", value),)) for value in (SHORT_SPECA_THRESHOLDS if short else SPECA_THRESHOLDS)]
 
 
-METHODS: dict[str, Callable[[], list[Setting]]] = {
-    "fewer_steps": fewer_steps,
-    "easycache": lambda: core_caches("EasyCache"),
-    "lazycache": lambda: core_caches("LazyCache"),
-    "taylor_last": lambda: taylor("last"),
-    "taylor_blocks": lambda: taylor("blocks"),
-    "taylor_modules": lambda: taylor("modules"),
-    "released": released,
-    "speca": speca,
+@dataclass(frozen=True)
+class Method:
+    """A name for the command line, a title for tables, and the settings that make its curve (short: the fewer)."""
+
+    name: str
+    title: str
+    settings: Callable[[bool], list[Setting]]
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("fewer_steps", "fewer steps", fewer_steps),
+        Method("easycache", "EasyCache", lambda short: core_caches("EasyCache", short)),
+        Method("lazycache", "LazyCache", lambda short: core_caches("LazyCache", short)),
+        Method("taylor_last", "Taylor, last block's features", lambda short: taylor("last", short)),
+        Method("taylor_blocks", "Taylor, every block", lambda short: taylor("blocks", short)),
+        Method("taylor_modules", "TaylorSeer (every module)", lambda short: taylor("modules", short)),
+        Method("released", "SpeCa, released rule", released),
+        Method("speca", "SpeCa", speca),
+    )
 }
+RIVALS = tuple(name for name in METHODS if name != "speca")

@@ -1,0 +1,229 @@
+"""Table, plot and summary of the benchmark, made from its CSV alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from methods import METHODS, RIVALS
+from quality import Point, frontier, quality_at
+
+Row = Mapping[str, str]
+
+SPEEDS = (2.0, 3.0, 5.0)
+TITLES = {"flux": "FLUX", "dit": "DiT", "hunyuan_video": "HunyuanVideo"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The rows of one model and case."""
+
+    model: str
+    depth: int
+    steps: int
+    sampler: str
+    scheduler: str
+    cfg: float
+    rows: tuple[Row, ...]
+
+    @property
+    def usual(self) -> bool:
+        return (self.sampler, self.scheduler, self.cfg) == ("euler", "simple", 1.0)
+
+    @property
+    def methods(self) -> list[str]:
+        return [name for name in METHODS if any(row["method"] == name for row in self.rows)]
+
+    def points(self, method: str, speed: str = "speedup", quality: str = "psnr_mean") -> list[Point]:
+        return [
+            Point(float(row[speed]), float(row[quality]))
+            for row in self.rows
+            if row["method"] == method and row[speed] and row[quality]
+        ]
+
+    def at(self, speed: float, column: str = "speedup") -> dict[str, float]:
+        """Method -> PSNR at a speedup, for the methods that are that fast."""
+        reached = {name: quality_at(self.points(name, column), speed) for name in self.methods}
+        return {name: value for name, value in reached.items() if value is not None}
+
+
+def cells_of(rows: Sequence[Row]) -> list[Cell]:
+    grouped: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("model", "depth", "steps", "sampler", "scheduler", "cfg"))
+        grouped.setdefault(key, []).append(row)
+    return [
+        Cell(model, int(depth), int(steps), sampler, scheduler, float(cfg), tuple(found))
+        for (model, depth, steps, sampler, scheduler, cfg), found in grouped.items()
+    ]
+
+
+def best_rival(at: Mapping[str, float]) -> tuple[str, float] | None:
+    """The best method that is not SpeCa."""
+    rivals = [(name, value) for name, value in at.items() if name in RIVALS]
+    return max(rivals, key=lambda pair: pair[1], default=None)
+
+
+def ranking(at: Mapping[str, float]) -> list[str]:
+    """Methods from the best down."""
+    return sorted(at, key=lambda name: -at[name])
+
+
+def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> str:
+    """Write `summary.md`, `summary.json` and the plots into `out`. Returns what to print."""
+    cells = sorted(cells_of(rows), key=lambda c: (list(TITLES).index(c.model) if c.model in TITLES else 9, -c.steps))
+    if not cells:
+        return "nothing measured yet"
+    out.mkdir(parents=True, exist_ok=True)
+    text = main_table(cells)
+    others = other_cases(cells)
+    if others:
+        text += "\n\n" + others
+    summary = {
+        f"{c.model}-{c.steps}-{c.sampler}-{c.scheduler}-cfg{c.cfg:g}": {f"{s:g}x": c.at(s) for s in SPEEDS}
+        for c in cells
+    }
+    (out / "summary.md").write_text(text + "\n")
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    usual = [cell for cell in cells if cell.usual]
+    plot(usual, out / "psnr-computed.png", "speedup", "speedup computed for the real model's depth")
+    plot(usual, out / "psnr-measured.png", "measured_speedup", "measured speedup of the small model, batch 1")
+    if compare_with is not None and compare_with.is_file():
+        text += "\n\n" + compared(summary, json.loads(compare_with.read_text()))
+    return text
+
+
+def main_table(cells: Sequence[Cell]) -> str:
+    """PSNR at equal speed for every method; euler, simple schedule, no guidance."""
+    usual = [cell for cell in cells if cell.usual]
+    names = [name for name in METHODS if any(name in cell.methods for cell in usual)]
+    head = [f"{TITLES.get(cell.model, cell.model)}, {cell.steps} steps" for cell in usual]
+    lines = [
+        "PSNR in dB against the uncached picture at a speedup of 2x / 3x / 5x, computed for the real model's depth "
+        "(57, 28, 60 blocks); euler, simple schedule, no guidance. A dash: never that fast.",
+        "",
+        "| | " + " | ".join(head) + " |",
+        "| --- " * (len(head) + 1) + "|",
+    ]
+    at = {id(cell): {speed: cell.at(speed) for speed in SPEEDS} for cell in usual}
+    for name in names:
+        columns = [
+            " / ".join(_cell_text(at[id(cell)][speed], name) for speed in SPEEDS) if name in cell.methods else ""
+            for cell in usual
+        ]
+        title = f"**{METHODS[name].title}**" if name == "speca" else METHODS[name].title
+        lines.append(f"| {title} | " + " | ".join(columns) + " |")
+    gains = []
+    for cell in usual:
+        gains.append(" / ".join(_gain(at[id(cell)][speed]) for speed in SPEEDS))
+    lines.append("| SpeCa above the best rival | " + " | ".join(gains) + " |")
+    return "\n".join(lines)
+
+
+def _cell_text(at: Mapping[str, float], name: str) -> str:
+    if name not in at:
+        return "-"
+    text = f"{at[name]:.1f}"
+    return f"**{text}**" if ranking(at)[0] == name else text
+
+
+def _gain(at: Mapping[str, float]) -> str:
+    best = best_rival(at)
+    if "speca" not in at:
+        return "-"
+    return f"{at['speca'] - best[1]:+.1f}" if best else "alone"
+
+
+def other_cases(cells: Sequence[Cell]) -> str:
+    """SpeCa against the best rival with other samplers, schedules and guidance."""
+    others = [cell for cell in cells if not cell.usual and "speca" in cell.methods and len(cell.methods) > 1]
+    if not others:
+        return ""
+    lines = [
+        "Other samplers, schedules and guidance: SpeCa's PSNR, and in brackets dB above the best rival.",
+        "",
+        "| model | steps | sampler | schedule | cfg | " + " | ".join(f"{speed:g}x" for speed in SPEEDS) + " |",
+        "| --- " * (5 + len(SPEEDS)) + "|",
+    ]
+    for cell in others:
+        values = []
+        for speed in SPEEDS:
+            at = cell.at(speed)
+            values.append(f"{at['speca']:.1f} ({_gain(at)})" if "speca" in at else "-")
+        case = f"{cell.steps} | {cell.sampler} | {cell.scheduler} | {cell.cfg:g}"
+        lines.append(f"| {TITLES.get(cell.model, cell.model)} | {case} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def compared(summary: Mapping[str, Mapping[str, Mapping[str, float]]], kept: Mapping[str, Mapping]) -> str:
+    """Whether this run ranks the methods as the kept results do. Methods within 1 dB may change places."""
+    same, lines = 0, []
+    total = 0
+    for cell, speeds in summary.items():
+        for speed, at in speeds.items():
+            then = kept.get(cell, {}).get(speed)
+            if not then:
+                continue
+            both = [name for name in at if name in then]
+            swapped = [
+                (a, b)
+                for i, a in enumerate(both)
+                for b in both[i + 1 :]
+                if (at[a] - at[b]) * (then[a] - then[b]) < 0 and min(abs(at[a] - at[b]), abs(then[a] - then[b])) > 1
+            ]
+            first = max(both, key=lambda name: at[name]) if both else None
+            first_then = max(both, key=lambda name: then[name]) if both else None
+            total += 1
+            same += first == first_then and not swapped
+            if first != first_then:
+                lines.append(f"  {cell} {speed}: best is {first} ({at[first]:.1f} dB), was {first_then}")
+            lines += [f"  {cell} {speed}: {a} and {b} have changed places" for a, b in swapped]
+    return "\n".join([f"Ranking as in benchmarks/results in {same} of {total} columns.", *lines])
+
+
+def plot(cells: Sequence[Cell], path: Path, speed: str, label: str) -> None:
+    """PSNR against speedup, a panel per model and step count, a curve per method (the frontier of its settings)."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    models = list(dict.fromkeys(cell.model for cell in cells))
+    steps = sorted({cell.steps for cell in cells}, reverse=True)
+    figure, axes = pyplot.subplots(
+        len(models), len(steps), figsize=(4.6 * len(steps), 3.6 * len(models)), squeeze=False, layout="constrained"
+    )
+    colours = dict(zip(METHODS, pyplot.get_cmap("tab10").colors, strict=False))
+    markers = dict(zip(METHODS, "sv^dphPo", strict=False))
+    handles = {}
+    for cell in cells:
+        axis = axes[models.index(cell.model)][steps.index(cell.steps)]
+        for name in cell.methods:
+            curve = frontier([p for p in cell.points(name, speed) if p.psnr < 80])
+            strong = name == "speca"
+            (handles[METHODS[name].title],) = axis.plot(
+                [p.speedup for p in curve],
+                [p.psnr for p in curve],
+                marker=markers[name],
+                markersize=5 if strong else 3.5,
+                linewidth=2.4 if strong else 1.1,
+                color="black" if strong else colours[name],
+                label=METHODS[name].title,
+            )
+        axis.set_title(f"{TITLES.get(cell.model, cell.model)}, {cell.steps} steps", fontsize=10)
+        axis.set_xscale("log")
+        ticks = [1, 1.5, 2, 3, 4, 5, 6, 8, 10]
+        axis.set_xticks(ticks, [f"{t:g}x" for t in ticks])
+        axis.minorticks_off()
+        axis.set_xlim(0.9, 10)
+        axis.grid(alpha=0.3)
+        axis.set_xlabel(label, fontsize=8)
+        axis.set_ylabel("PSNR, dB", fontsize=8)
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -77,27 +77,24 @@ def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> s
     if not cells:
         return "nothing measured yet"
     out.mkdir(parents=True, exist_ok=True)
-    text = main_table(cells)
-    others = other_cases(cells)
-    if others:
-        text += "\n\n" + others
+    usual = [cell for cell in cells if cell.usual]
+    text = "\n\n".join(part for part in (main_table(usual) if usual else "", other_cases(cells)) if part)
     summary = {
         f"{c.model}-{c.steps}-{c.sampler}-{c.scheduler}-cfg{c.cfg:g}": {f"{s:g}x": c.at(s) for s in SPEEDS}
         for c in cells
     }
     (out / "summary.md").write_text(text + "\n")
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    usual = [cell for cell in cells if cell.usual]
-    plot(usual, out / "psnr-computed.png", "speedup", "speedup computed for the real model's depth")
-    plot(usual, out / "psnr-measured.png", "measured_speedup", "measured speedup of the small model, batch 1")
+    if usual:
+        plot(usual, out / "psnr-computed.png", "speedup", "speedup computed for the real model's depth")
+        plot(usual, out / "psnr-measured.png", "measured_speedup", "measured speedup of the small model, batch 1")
     if compare_with is not None and compare_with.is_file():
         text += "\n\n" + compared(summary, json.loads(compare_with.read_text()))
     return text
 
 
-def main_table(cells: Sequence[Cell]) -> str:
+def main_table(usual: Sequence[Cell]) -> str:
     """PSNR at equal speed for every method; euler, simple schedule, no guidance."""
-    usual = [cell for cell in cells if cell.usual]
     names = [name for name in METHODS if any(name in cell.methods for cell in usual)]
     head = [f"{TITLES.get(cell.model, cell.model)}, {cell.steps} steps" for cell in usual]
     lines = [

@@ -1,0 +1,469 @@
+/**
+ * The two places where runs are shown: on the node, and in the panel below the canvas. Plain DOM; what they know of
+ * ComfyUI are the callbacks they are given.
+ */
+
+import { createChart, geometry } from "./chart.js"
+import { fileName, toCsv, toJson } from "./export.js"
+import { totalsOf } from "./reducer.js"
+import { cost, counts, speedup } from "./words.js"
+
+const NODE_PADDING = 9
+const NODE_GAP = 4
+
+/** What is shown of a run in one line, above the chart. */
+function createTotals() {
+  const dom = element("div", "speca-totals")
+  const badge = element("span", "speca-badge")
+  const factor = element("b", "speca-factor")
+  const count = element("span", "speca-counts")
+  const side = element("span", "speca-side")
+  dom.append(badge, factor, count, side)
+  return {
+    dom,
+    update(run, words, name = "") {
+      const totals = totalsOf(run)
+      write(badge, name)
+      write(factor, speedup(words, totals))
+      factor.title = words("speedup_hint")
+      write(count, counts(words, run, totals))
+      write(side, cost(words, totals))
+    }
+  }
+}
+
+function createLegend() {
+  const dom = element("div", "speca-legend")
+  const items = ["full", "accepted", "rejected"].map((kind) => {
+    const item = element("span", "speca-key")
+    const name = document.createElement("span")
+    item.append(sign(kind), name)
+    dom.append(item)
+    return [kind, name]
+  })
+  return {
+    dom,
+    update(words) {
+      for (const [kind, name] of items) write(name, words(`legend.${kind}`))
+    }
+  }
+}
+
+/** The sentence under a chart that says what its cells cannot. */
+function noteOf(run, words, hiddenLanes) {
+  const notes = []
+  const totals = totalsOf(run)
+  if (run.native) notes.push(words("note.native", { why: run.native }))
+  if (run.status === "interrupted" || run.status === "failed") {
+    notes.push(words(`note.${run.status}`, { calls: words.number(totals.calls, 9) }))
+  }
+  if (run.newer) notes.push(words("note.newer"))
+  if (hiddenLanes > 0) notes.push(words("more_rows", { n: hiddenLanes }))
+  return notes.join(" ")
+}
+
+// -- on the node -------------------------------------------------------------------------------------------------------
+
+/**
+ * The panel on a node.
+ *
+ * @param {{onOpen: () => void, onChoose: (key: string | null) => void, onHeight: () => void}} callbacks `onHeight`: the
+ *   panel needs another height than before
+ */
+export function createNodePanel({ onOpen, onChoose, onHeight }) {
+  const dom = element("div", "speca-panel")
+  const totals = createTotals()
+  const open = element("button", "speca-open")
+  open.type = "button"
+  open.append(icon("M2 3.5h10M2 7h10M2 10.5h6"))
+  open.addEventListener("click", onOpen)
+  const choices = element("div", "speca-choices")
+  const empty = element("div", "speca-empty")
+  const chart = createChart({ onHeight: fit })
+  const note = element("div", "speca-note")
+  const legend = createLegend()
+  const head = element("div", "speca-head")
+  head.append(totals.dom, open)
+  dom.append(head, choices, empty, chart.dom, note, legend.dom)
+
+  let wanted = 0
+  for (const part of [choices, chart.dom, note, totals.dom]) part.hidden = true
+
+  function fit() {
+    const height = minHeight()
+    if (Math.abs(height - wanted) < 1) return
+    wanted = height
+    dom.style.minHeight = `${height}px`
+    onHeight()
+  }
+
+  function minHeight() {
+    const parts = [head, choices, empty, note, legend.dom].filter((part) => !part.hidden)
+    // Not laid out yet, or squeezed for a moment while the node is being made: text would be measured as a column.
+    const usual = (part) => (part === head ? 26 : part === empty ? 64 : 18)
+    const height = (part) => (dom.clientWidth > 150 ? part.offsetHeight : usual(part))
+    const fixed = parts.reduce((sum, part) => sum + height(part) + NODE_GAP, 2 * NODE_PADDING)
+    return Math.ceil(fixed + (chart.dom.hidden ? 0 : chart.minHeight()))
+  }
+
+  return {
+    dom,
+    minHeight,
+    /** @param {{run: Run | null, choices: {key: string, name: string, chosen: boolean}[]}} shown */
+    update({ run, choices: offered }, words) {
+      open.title = words("open_panel")
+      open.setAttribute("aria-label", open.title)
+      legend.update(words)
+      write(empty, words("empty"))
+      empty.hidden = run !== null
+      chart.dom.hidden = run === null
+      totals.dom.hidden = run === null
+      if (run !== null) {
+        totals.update(run, words)
+        chart.update([run], words)
+        dom.dataset.status = run.status
+        dom.dataset.run = run.run_id
+        write(note, noteOf(run, words, chart.hiddenLanes()))
+      }
+      note.hidden = run === null || note.textContent === ""
+      choices.hidden = offered.length < 2
+      choices.replaceChildren(
+        ...(offered.length < 2 ? [] : offered).map(({ key, name, chosen }) => {
+          const button = element("button", "speca-choice")
+          button.type = "button"
+          button.textContent = name
+          button.title = name
+          button.setAttribute("aria-pressed", String(chosen))
+          button.addEventListener("click", () => onChoose(key))
+          return button
+        })
+      )
+      fit()
+    },
+    destroy: () => chart.destroy()
+  }
+}
+
+// -- below the canvas --------------------------------------------------------------------------------------------------
+
+/**
+ * The panel of all runs.
+ *
+ * @param {object} callbacks `nameOf(run)` the node's title; `canCopy(run)`, `copy(run)` settings to the node, answering
+ *   the node's title; `onShow(run)` a run has been chosen and should be complete
+ */
+export function createRunsPanel({ nameOf, canCopy, copy, onShow }) {
+  const dom = element("div", "speca-runs")
+  const list = element("div", "speca-list")
+  const bar = element("div", "speca-bar")
+  const filter = document.createElement("select")
+  filter.className = "speca-filter"
+  const optionThis = new Option("", "this")
+  const optionAll = new Option("", "all")
+  filter.append(optionThis, optionAll)
+  bar.append(filter)
+  const rows = element("div", "speca-rows")
+  list.append(bar, rows)
+
+  const detail = element("div", "speca-detail")
+  const heads = element("div", "speca-heads")
+  const first = createTotals()
+  const second = createTotals()
+  heads.append(first.dom, second.dom)
+  const difference = element("div", "speca-difference")
+  const actions = element("div", "speca-actions")
+  const copyButton = button("copy")
+  const jsonButton = button("json")
+  const csvButton = button("csv")
+  const said = element("span", "speca-said")
+  said.setAttribute("role", "status")
+  const legend = createLegend()
+  actions.append(copyButton, jsonButton, csvButton, said)
+  const chart = createChart({ axis: true, maxLanes: 24, plot: 70 })
+  const note = element("div", "speca-note")
+  const foot = element("div", "speca-foot")
+  foot.append(legend.dom, actions)
+  detail.append(heads, difference, chart.dom, note, foot)
+  const empty = element("div", "speca-empty")
+  dom.append(list, detail, empty)
+
+  let shown = { runs: [], all: [] }
+  let words = null
+  let chosen = null
+  let compared = null
+  const drawn = new Map()
+
+  filter.addEventListener("change", render)
+  copyButton.addEventListener("click", () => {
+    const run = current()
+    if (run) say(words("panel.copied", { node: copy(run) ?? "" }))
+  })
+  jsonButton.addEventListener("click", () => save("json", toJson, "application/json"))
+  csvButton.addEventListener("click", () => save("csv", toCsv, "text/csv"))
+
+  function offered() {
+    return filter.value === "all" ? shown.all : shown.runs
+  }
+
+  function current() {
+    const runs = offered()
+    return runs.find((run) => run.run_id === chosen) ?? runs[0] ?? null
+  }
+
+  function save(extension, write, type) {
+    const run = current()
+    if (!run) return
+    const link = document.createElement("a")
+    link.href = URL.createObjectURL(new Blob([write(run)], { type }))
+    link.download = fileName(run, extension)
+    link.click()
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000)
+  }
+
+  let silence = 0
+  function say(sentence) {
+    write(said, sentence)
+    clearTimeout(silence)
+    silence = setTimeout(() => write(said, ""), 4000)
+  }
+
+  function choose(run) {
+    chosen = run.run_id
+    if (compared === chosen) compared = null
+    render()
+    onShow(run)
+  }
+
+  function compare(run) {
+    compared = compared === run.run_id ? null : run.run_id
+    render()
+    onShow(run)
+  }
+
+  function rowOf(run) {
+    let row = drawn.get(run.run_id)
+    if (!row) {
+      row = createRow()
+      drawn.set(run.run_id, row)
+      row.choose.addEventListener("click", () => choose(row.run))
+      row.compare.addEventListener("click", () => compare(row.run))
+    }
+    return row
+  }
+
+  function render() {
+    if (words === null) return
+    const runs = offered()
+    const run = current()
+    const other = runs.find((each) => each.run_id === compared && each !== run) ?? null
+
+    write(optionThis, words("panel.this_workflow"))
+    write(optionAll, words("panel.all"))
+    filter.hidden = shown.all.length === shown.runs.length && filter.value === "this"
+    bar.hidden = filter.hidden
+    empty.hidden = run !== null
+    write(empty, words(shown.all.length > 0 ? "panel.empty_workflow" : "panel.empty"))
+    detail.hidden = run === null
+    list.hidden = run === null && filter.hidden
+
+    for (const known of drawn.keys()) {
+      if (!shown.all.some((each) => each.run_id === known)) drawn.delete(known)
+    }
+    const wanted = runs.map((each) => {
+      const row = rowOf(each)
+      row.update(each, words, nameOf(each), each === run ? "A" : each === other ? "B" : null, run !== null && runs.length > 1)
+      return row.dom
+    })
+    if (wanted.length !== rows.children.length || wanted.some((each, i) => rows.children[i] !== each)) {
+      rows.replaceChildren(...wanted)
+    }
+    if (run === null) return
+
+    first.update(run, words, other ? "A" : "")
+    second.dom.hidden = other === null
+    if (other) second.update(other, words, "B")
+    write(difference, other ? differences(words, run, other) : settingsOf(words, run))
+    chart.update(other ? [run, other] : [run], words)
+    write(note, noteOf(run, words, 0))
+    note.hidden = note.textContent === ""
+    legend.update(words)
+
+    write(copyButton, words("panel.copy"))
+    copyButton.disabled = !canCopy(run)
+    copyButton.title = copyButton.disabled ? words("panel.copy_none") : ""
+    write(jsonButton, words("panel.export_json"))
+    write(csvButton, words("panel.export_csv"))
+  }
+
+  return {
+    dom,
+    /** @param {Run[]} runs of this workflow, newest first @param {Run[]} all runs */
+    update(runs, all, newWords) {
+      shown = { runs, all }
+      words = newWords
+      render()
+    },
+    /** Chooses a run, as a click on it would. */
+    show(run_id) {
+      chosen = run_id
+      render()
+    }
+  }
+}
+
+function createRow() {
+  const dom = element("div", "speca-row")
+  const choose = element("button", "speca-row-main")
+  choose.type = "button"
+  const badge = element("span", "speca-badge")
+  const time = element("span", "speca-row-time")
+  const name = element("span", "speca-row-name")
+  const settings = element("span", "speca-row-settings")
+  const strip = document.createElementNS("http://www.w3.org/2000/svg", "svg")
+  strip.setAttribute("class", "speca-strip")
+  const factor = element("b", "speca-row-factor")
+  const count = element("span", "speca-row-counts")
+  choose.append(badge, time, name, settings, strip, factor, count)
+  const compare = element("button", "speca-compare")
+  compare.type = "button"
+  dom.append(choose, compare)
+
+  let before = null
+  const row = {
+    dom,
+    choose,
+    compare,
+    run: null,
+    update(run, words, title, role, comparable) {
+      row.run = run
+      const totals = totalsOf(run)
+      dom.dataset.run = run.run_id
+      dom.dataset.status = run.status
+      dom.dataset.role = role ?? ""
+      choose.setAttribute("aria-pressed", String(role === "A"))
+      choose.title = words("panel.choose")
+      write(badge, role ?? "")
+      write(time, run.started_at ? new Date(run.started_at * 1000).toLocaleTimeString(words.locale) : "–")
+      write(name, title)
+      name.title = title
+      write(settings, briefly(words, run))
+      const ended = ["interrupted", "failed", "running"].includes(run.status)
+      write(factor, speedup(words, totals) || "–")
+      write(count, ended ? words(`status.${run.status}`) : `${totals.full} / ${totals.accepted} / ${totals.rejected}`)
+      count.title = words("panel.calls")
+      compare.hidden = !comparable
+      compare.disabled = role === "A"
+      write(compare, words("panel.compare"))
+      compare.title = words("panel.compare_hint")
+      compare.setAttribute("aria-pressed", String(role === "B"))
+      if (before !== run.calls) drawStrip(strip, run)
+      before = run.calls
+    }
+  }
+  return row
+}
+
+const STRIP = { width: 120, height: 12 }
+
+/** A run in the height of a line of text: tall is computed, short is speculated. */
+function drawStrip(svg, run) {
+  const { cells, width } = geometry([run], { width: STRIP.width, maxLanes: 1, plot: 0 })
+  svg.setAttribute("viewBox", `0 0 ${width} ${STRIP.height}`)
+  svg.setAttribute("width", width)
+  svg.setAttribute("height", STRIP.height)
+  const heights = { full: 10, accepted: 4, rejected: 12 }
+  svg.replaceChildren(
+    ...cells.map((cell) => {
+      const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect")
+      const height = heights[cell.kind]
+      const place = { x: cell.x, y: (STRIP.height - height) / 2, width: Math.max(1, Math.min(cell.w, 6)), height, rx: 1 }
+      for (const [key, value] of Object.entries(place)) rect.setAttribute(key, value)
+      rect.setAttribute("class", `speca-body speca-${cell.kind}`)
+      return rect
+    })
+  )
+}
+
+function briefly(words, run) {
+  const parts = []
+  for (const name of ["threshold", "order"]) {
+    const value = run.settings[name]
+    if (typeof value === "number") parts.push(words(`panel.${name}`, { value: words.number(value) }))
+  }
+  return parts.join(" · ")
+}
+
+function settingsOf(words, run) {
+  const parts = [run.model, run.sampler].filter(Boolean)
+  for (const [name, value] of Object.entries(run.settings)) {
+    if (name !== "noise_gain_limit") parts.push(`${words(`setting.${name}`)} ${figure(words, value)}`)
+  }
+  return parts.join(" · ")
+}
+
+/** "threshold 0.1 → 0.2": what was set otherwise in the second run. */
+function differences(words, a, b) {
+  const names = [...new Set([...Object.keys(a.settings), ...Object.keys(b.settings)])]
+  const parts = names
+    .filter((name) => a.settings[name] !== b.settings[name])
+    .map((name) => `${words(`setting.${name}`)} ${figure(words, a.settings[name])} → ${figure(words, b.settings[name])}`)
+  return `A → B: ${parts.length > 0 ? parts.join(" · ") : words("panel.same_settings")}`
+}
+
+function figure(words, value) {
+  if (value === undefined) return "–"
+  return typeof value === "number" ? words.number(value) : String(value)
+}
+
+// ----------------------------------------------------------------------------------------------------------------------
+
+function element(tag, name) {
+  const made = document.createElement(tag)
+  made.className = name
+  return made
+}
+
+function button(name) {
+  const made = element("button", `speca-action speca-action-${name}`)
+  made.type = "button"
+  return made
+}
+
+/** Text, written only when it differs: a text node that is written anew loses the selection in it. */
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text
+}
+
+function icon(d) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg")
+  svg.setAttribute("viewBox", "0 0 14 14")
+  svg.setAttribute("width", 12)
+  svg.setAttribute("height", 12)
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path")
+  path.setAttribute("d", d)
+  path.setAttribute("class", "speca-icon")
+  svg.append(path)
+  return svg
+}
+
+function sign(kind) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg")
+  svg.setAttribute("viewBox", "0 0 12 12")
+  svg.setAttribute("width", 11)
+  svg.setAttribute("height", 11)
+  svg.setAttribute("class", `speca-sign-of speca-${kind}`)
+  const shapes = {
+    full: [["rect", { x: 1, y: 1, width: 10, height: 10, rx: 2.5, class: "speca-body" }]],
+    accepted: [["circle", { cx: 6, cy: 6, r: 3.2, class: "speca-body" }]],
+    rejected: [
+      ["rect", { x: 1, y: 1, width: 10, height: 10, rx: 2.5, class: "speca-body" }],
+      ["path", { d: "M6,2L10,9.4H2z", class: "speca-sign" }]
+    ]
+  }
+  for (const [tag, attributes] of shapes[kind]) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag)
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value)
+    svg.append(made)
+  }
+  return svg
+}

@@ -1,0 +1,93 @@
+/**
+ * Sentences for people. The strings are those of `locales/<language>/main.json`, key `speca`; English stands in for
+ * what a language lacks, and the key itself for what nobody translated.
+ */
+
+/**
+ * @param {object} dictionaries `{en: {speca: {...}}, zh: {...}}`, as ComfyUI's `/i18n` answers
+ * @param {string} locale "en", "zh", "ja", "zh-TW", ...
+ * @returns {Words} `words(key, values)`, with `words.number(value, digits)` for figures
+ */
+export function makeWords(dictionaries, locale) {
+  const language = String(locale || "en")
+  const chain = [language, language.split("-")[0], "en"].map((each) => dictionaries?.[each]?.speca)
+
+  const words = (key, values = {}) => {
+    const path = key.split(".")
+    for (const dictionary of chain) {
+      const sentence = path.reduce((node, part) => (node && Object.hasOwn(node, part) ? node[part] : undefined), dictionary)
+      if (typeof sentence === "string") return sentence.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
+    }
+    return path.at(-1).replaceAll("_", " ")
+  }
+
+  words.locale = language
+  words.number = (value, digits = 3) =>
+    value === null || value === undefined ? "–" : format(language, { maximumSignificantDigits: digits }).format(value)
+  words.fixed = (value, digits) =>
+    value === null || value === undefined
+      ? "–"
+      : format(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value)
+  return words
+}
+
+const formats = new Map()
+
+function format(locale, options) {
+  const key = locale + JSON.stringify(options)
+  if (!formats.has(key)) {
+    let made
+    try {
+      made = new Intl.NumberFormat(locale, options)
+    } catch {
+      made = new Intl.NumberFormat("en", options)
+    }
+    formats.set(key, made)
+  }
+  return formats.get(key)
+}
+
+/** "error 0.31 over 0.22": why one sample of one call was treated as it was. */
+export function reason(words, row, settings = {}) {
+  const start = settings.start_percent
+  const end = settings.end_percent
+  if (row.reason === "outside_range" && typeof start === "number" && typeof end === "number") {
+    return words("outside_range", { start: words.number(100 * start), end: words.number(100 * end) })
+  }
+  if (row.reason === "") return ""
+  return words(`reason.${row.reason}`, {
+    error: row.error === null ? "∞" : words.number(row.error),
+    threshold: words.number(row.threshold),
+    limit: words.number(row.limit)
+  })
+}
+
+/** "2.9×", or "" until a speedup has been measured. */
+export function speedup(words, totals) {
+  return totals.speedup === null ? "" : `${words.fixed(totals.speedup, totals.speedup < 9.95 ? 1 : 0)}×`
+}
+
+/** "28 calls: 8 full, 18 accepted, 2 rejected", or how far a running run is. */
+export function counts(words, run, totals) {
+  const values = {}
+  for (const name of ["calls", "full", "accepted", "rejected"]) values[name] = words.number(totals[name], 9)
+  if (run.status !== "running" || !run.steps) return words("totals", values)
+  const step = Math.min(run.steps, 1 + (run.calls.at(-1)?.step ?? -1))
+  return words("totals_running", { ...values, step: words.number(step, 9), steps: words.number(run.steps, 9) })
+}
+
+/** "9.8 s · 0.17 GB" */
+export function cost(words, totals) {
+  const parts = []
+  if (totals.seconds !== null) parts.push(`${words.number(totals.seconds, totals.seconds < 100 ? 2 : 9)} s`)
+  if (totals.cache_bytes) parts.push(bytes(words, totals.cache_bytes))
+  return parts.join(" · ")
+}
+
+/** 182000000 -> "0.18 GB"; small caches in MB or kB, so that they do not read as nothing. */
+export function bytes(words, n) {
+  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6]]) {
+    if (n >= 0.1 * size) return `${words.number(n / size, 2)} ${unit}`
+  }
+  return `${words.number(n / 1e3, 2)} kB`
+}

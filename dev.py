@@ -625,13 +625,15 @@ def demo(arguments: list[str]) -> int:
 def in_venv(*command: str | Path, threads: bool = False) -> int:
     """Run with the environment's Python from the root, without the root on its path; the exit code."""
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
-    if command[0] == "-m":
-        environment["PYTHONSAFEPATH"] = "1"
+    # An option, not a variable: the servers that tests start do need their own folder on the path.
+    path = ("-P",) if command[0] == "-m" else ()
     if not threads:
         # Tiny models on shared cores are several times faster so, and repeatable.
         environment.setdefault("OMP_NUM_THREADS", "1")
     say("$ python " + " ".join(str(part) for part in command))
-    return subprocess.run([str(part) for part in (venv_python(), *command)], cwd=str(ROOT), env=environment).returncode
+    return subprocess.run(
+        [str(part) for part in (venv_python(), *path, *command)], cwd=str(ROOT), env=environment
+    ).returncode
 
 
 def find_chromium() -> str | None:

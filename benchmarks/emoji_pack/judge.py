@@ -29,7 +29,8 @@ def references(n: int, sheet: Path = REFERENCES) -> Tensor:
 @functools.lru_cache(maxsize=2)
 def _templates(n: int, size: int, scales: tuple[float, ...], angles: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """(V * n, 4, size, size) placements of every reference, premultiplied RGBA, and (V * n,) their class."""
-    sprites = references(n)
+    # reduced before they are placed, not after: a little softer, eight times as fast
+    sprites = F.interpolate(references(n), (size, size), mode="area")
     shifts = (-0.19, -0.095, 0.0, 0.095, 0.19)
     placed = []
     for scale in scales:
@@ -38,8 +39,8 @@ def _templates(n: int, size: int, scales: tuple[float, ...], angles: tuple[float
             for x in shifts:
                 for y in shifts:
                     theta = torch.tensor([[cos, -sin, -(cos * x - sin * y)], [sin, cos, -(sin * x + cos * y)]])
-                    grid = F.affine_grid(theta.expand(n, 2, 3), [n, 4, 2 * size, 2 * size], align_corners=False)
-                    placed.append(F.avg_pool2d(F.grid_sample(sprites, grid, align_corners=False), 2))
+                    grid = F.affine_grid(theta.expand(n, 2, 3), [n, 4, size, size], align_corners=False)
+                    placed.append(F.grid_sample(sprites, grid, align_corners=False))
     return torch.cat(placed), torch.arange(n).repeat(len(placed))
 
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what tensors free for the next ones. Returned to the system and faulted in again at every step,
+    it cost as much time as the arithmetic where page faults are dear (virtual machines)."""
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+    with contextlib.suppress(OSError, AttributeError):  # another C library has its own habits
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 2**28)
 
 
 def import_comfy(cpu: bool = True, comfyui: str | None = None) -> None:
@@ -19,6 +32,7 @@ def import_comfy(cpu: bool = True, comfyui: str | None = None) -> None:
     Raises:
         FileNotFoundError: when there is no ComfyUI tree there.
     """
+    keep_freed_memory()
     if "comfy.cli_args" in sys.modules:
         return
     tree = Path(comfyui or os.environ.get("COMFYUI_PATH") or PROJECT / ".dev" / "ComfyUI")

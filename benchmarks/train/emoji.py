@@ -191,7 +191,7 @@ def clips(
     speed = uniform(0.85, 1.15)
     x = (kind["right"] - kind["left"]) * 0.34 * speed
     y = (kind["down"] - kind["up"]) * 0.34 * speed
-    turn = (kind["turn right"] - kind["turn left"]) * 0.8 * speed
+    turn = (kind["turn left"] - kind["turn right"]) * 0.8 * speed
     zoom = (kind["grow"] - kind["shrink"]) * 0.26 * speed
     scale, angle, shift = uniform(0.64, 0.74), uniform(-0.12, 0.12), uniform(-0.06, 0.06, 2)
     background = soft_background(n, generator)

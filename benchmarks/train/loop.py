@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import math
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = HERE.parent
@@ -28,7 +34,9 @@ def arguments(description: str, steps: int, batch: int, lr: float) -> argparse.A
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of each worker, on a CPU")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share each batch: one per CPU core")
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network (needs a C++ compiler)")
     parser.add_argument("--export", action="store_true", help="only write the model from the last checkpoint")
@@ -70,6 +78,39 @@ def logit_normal(n: int, mean: float, std: float, generator: torch.Generator) ->
     return torch.where(torch.rand(n, generator=generator) < 0.1, uniform, t).clamp(1e-4, 1 - 1e-4)
 
 
+def start_workers(name: str, options: argparse.Namespace) -> list[subprocess.Popen]:
+    """Join the workers of this run; worker 0 starts the others.
+
+    Processes with one thread each, that meet once per step, waste less on a busy machine than threads that meet at
+    every layer.
+    """
+    if options.workers == 1:
+        return []
+    meeting = RUNS / f"{name}.meeting"
+    others = []
+    if options.rank == 0:
+        meeting.unlink(missing_ok=True)
+        for rank in range(1, options.workers):
+            others.append(subprocess.Popen([sys.executable, *sys.argv, "--rank", str(rank)], env=os.environ))
+    dist.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=options.rank, world_size=options.workers
+    )
+    return others
+
+
+def average_gradients(parameters: list[nn.Parameter], loss: Tensor, workers: int) -> float:
+    """Replace all gradients by their mean over the workers; returns the mean loss."""
+    if workers == 1:
+        return loss.item()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([*(g.flatten() for g in gradients), loss.detach().view(1)])
+    dist.all_reduce(flat)
+    flat /= workers
+    parts = flat[:-1].split([g.numel() for g in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+    return flat[-1].item()
+
+
 def learning_rate(step: int, options: argparse.Namespace) -> float:
     """Linear warm-up, then half a cosine down to 2 % of the peak."""
     if step < options.warmup:
@@ -96,6 +137,7 @@ def train(
         options: of `arguments`.
     """
     RUNS.mkdir(parents=True, exist_ok=True)
+    others = [] if options.export else start_workers(name, options)
     checkpoint = RUNS / f"{name}.pt"
     average = copy.deepcopy(model).requires_grad_(False)
     model.to(options.device).train()
@@ -108,9 +150,12 @@ def train(
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         first, seconds, losses = state["step"], state["seconds"], state["losses"]
-        print(f"{name}: resuming at step {first}", flush=True)
+        if options.rank == 0:
+            print(f"{name}: resuming at step {first}", flush=True)
 
     def save(step: int) -> None:
+        if options.rank != 0:
+            return
         temporary = checkpoint.with_suffix(".tmp")
         torch.save(
             {
@@ -144,22 +189,25 @@ def train(
         report, running = time.perf_counter(), 0.0
         for step in range(first, options.steps):
             begun = time.perf_counter()
-            generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+            generator = torch.Generator().manual_seed((options.seed * 1_000_003 + step) * 64 + options.rank)
             rate = learning_rate(step, options)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            loss = loss_of(model, generator, options.batch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            with sdpa_kernel(SDPBackend.MATH) if options.device == "cpu" else contextlib.nullcontext():
+                # on a CPU, for so few tokens, plain matrix products are faster than the fused kernel
+                loss = loss_of(model, generator, options.batch // options.workers)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+            mean_loss = average_gradients(parameters, loss, options.workers)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             decay = min(options.ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), parameters, 1 - decay)
-            losses.append(round(loss.item(), 5))
+            losses.append(round(mean_loss, 5))
             running += losses[-1]
             seconds += time.perf_counter() - begun
-            if (step + 1) % 50 == 0:
+            if (step + 1) % 50 == 0 and options.rank == 0:
                 each = (time.perf_counter() - report) / 50
                 left = each * (options.steps - step - 1) / 60
                 print(
@@ -172,4 +220,8 @@ def train(
                 save(step + 1)
         first = options.steps
         save(first)
+    if options.rank != 0:
+        return
+    for other in others:
+        other.wait()
     export(average, facts(first))

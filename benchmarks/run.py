@@ -22,6 +22,7 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ COLUMNS = (
     *("model", "depth", "steps", "sampler", "scheduler", "cfg", "method", "family", "label", "samples"),
     *("speedup", "psnr_mean", "psnr_median", "psnr_worst", "ssim_mean", "ssim_median", "latent_error"),
     *("full", "accepted", "rejected", "forecast", "native_calls", "blocks", "native_blocks", "cache_bytes"),
-    *("seconds", "native_seconds", "measured_speedup"),
+    *("seconds", "native_seconds", "measured_speedup", "version"),
 )
 
 
@@ -99,6 +100,15 @@ class Table:
     def __contains__(self, row: dict[str, Any]) -> bool:
         return self._key(row) in self._keys
 
+    def forget(self, methods: Collection[str], models: Collection[str]) -> None:
+        """Drop the rows of `methods` on `models`, so that they are measured again."""
+        self.rows = [row for row in self.rows if row["method"] not in methods or row["model"] not in models]
+        self._keys = {self._key(row) for row in self.rows}
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
     def append(self, row: dict[str, Any]) -> None:
         texts = {name: _text(row.get(name, "")) for name in COLUMNS}
         new = not self.path.is_file()
@@ -133,6 +143,7 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
         "scheduler": case.scheduler,
         "cfg": case.cfg,
         "samples": samples,
+        "version": environment.versions()["speca"],
     }
     wanted = [
         (name, setting)
@@ -228,6 +239,7 @@ def main() -> None:
     parser.add_argument("--cfg", type=listed(float))
     parser.add_argument("--full-grid", action="store_true", help="every sampler x scheduler x guidance; a day")
     parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, quick {QUICK_SAMPLES}")
+    parser.add_argument("--again", type=listed(str), default=[], metavar="METHODS", help="measure these again")
     parser.add_argument("--short", action="store_true", help="fewer settings per method everywhere")
     parser.add_argument("--no-timing", action="store_true")
     parser.add_argument("--out", type=Path, help="default benchmarks/results, quick benchmarks/out/quick")
@@ -262,6 +274,8 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
             subjects[name] = load(name)
         except SubjectMissingError as missing:
             print(f"left out: {missing}")
+    if options.again and table.rows:
+        table.forget(options.again, list(subjects))
     models, guided = list(subjects), 2.5
     if options.full_grid:
         options.samplers = options.samplers or ["euler", "dpmpp_2m", "heun", *SDE_SAMPLERS]

@@ -1,0 +1,506 @@
+"""What SpeCa's calls cost on real hardware: networks of the true sizes, random bf16 weights, in the real ComfyUI.
+
+    python benchmarks/gpu.py                        needs a CUDA device; under eight minutes, unattended
+    python benchmarks/gpu.py --device cpu --tiny    tries every line of it with tiny networks
+
+Random weights cost what trained ones cost; nothing about quality or acceptance can be read off them. For each
+network: milliseconds of an uncached call, of a full, an accepted and a rejected call with SpeCa attached, of the parts
+of an accepted call, the cache's size, and the speedup that follows at a given acceptance. The result is a JSON file in
+`benchmarks/results`, named after the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import environment
+import torch
+from torch import Tensor
+
+ORDER = 2
+ACCEPTANCES = (0.5, 0.6, 0.7, 0.8, 0.9)
+CACHE_GOAL_BYTES = {"flux-1024px": 0.2e9}
+ACCEPTED_GOAL_OVER_ONE_BLOCK = 0.01
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of true size. `latent` is of one sample; `text` and `pooled` the widths of its conditioning."""
+
+    name: str
+    build: Callable[[torch.dtype, torch.device], Any]
+    latent: tuple[int, ...]
+    conditioning: Callable[[], list[list[Any]]]
+    cfg: float = 1.0
+    gigabytes: float = 0.0
+    """Free memory it needs, roughly: below it the case is left out with a word."""
+
+
+@dataclass
+class Figures:
+    """What was measured of one network; milliseconds are medians. None where it could not be."""
+
+    name: str
+    blocks: int = 0
+    latent: tuple[int, ...] = ()
+    skipped: str | None = None
+    native_ms: float | None = None
+    full_ms: float | None = None
+    accepted_ms: float | None = None
+    rejected_ms: float | None = None
+    parts_ms: dict[str, float] = field(default_factory=dict)
+    cache_bytes: int | None = None
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    derived: dict[str, Any] = field(default_factory=dict)
+
+
+# --- The networks -----------------------------------------------------------------------------------------------------
+
+_FLUX = {
+    "image_model": "flux",
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 768,
+    "context_in_dim": 4096,
+    "hidden_size": 3072,
+    "mlp_ratio": 4.0,
+    "num_heads": 24,
+    "depth": 19,
+    "depth_single_blocks": 38,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": True,
+}
+_HUNYUAN_VIDEO = {
+    **_FLUX,
+    "image_model": "hunyuan_video",
+    "patch_size": [1, 2, 2],
+    "depth": 20,
+    "depth_single_blocks": 40,
+    "theta": 256,
+    "byt5": False,
+    "meanflow": False,
+    "use_cond_type_embedding": False,
+    "vision_in_dim": None,
+}
+
+
+def _core(model_class: str, config: dict[str, Any]) -> Callable[[torch.dtype, torch.device], Any]:
+    def build(dtype: torch.dtype, device: torch.device) -> Any:
+        import comfy.supported_models
+
+        model_config = getattr(comfy.supported_models, model_class)(dict(config))
+        model_config.set_inference_dtype(dtype, None)
+        return model_config.get_model({}, "", device=device)
+
+    return build
+
+
+def _dit(input_size: int, **smaller: int) -> Callable[[torch.dtype, torch.device], Any]:
+    def build(dtype: torch.dtype, device: torch.device) -> Any:
+        from speca.dit.checkpoint import DiTConfig
+        from speca.dit.comfy_model import DiTModelConfig
+
+        sizes = {"hidden_size": 1152, "depth": 28, "num_heads": 16, **smaller}
+        config = DiTConfig(
+            input_size=input_size,
+            patch_size=2,
+            in_channels=4,
+            mlp_ratio=4.0,
+            num_classes=1000,
+            learn_sigma=True,
+            **sizes,
+        )
+        model_config = DiTModelConfig(config)
+        model_config.set_inference_dtype(dtype, None)
+        return model_config.get_model({}, "", device=device)
+
+    return build
+
+
+def _text(tokens: int, width: int, pooled: int, guidance: float) -> Callable[[], list[list[Any]]]:
+    def conditioning() -> list[list[Any]]:
+        generator = torch.Generator().manual_seed(1)
+        features = torch.randn(1, tokens, width, generator=generator)
+        return [[features, {"pooled_output": torch.randn(1, pooled, generator=generator), "guidance": guidance}]]
+
+    return conditioning
+
+
+def _label() -> list[list[Any]]:
+    from speca.dit.comfy_model import class_conditioning
+
+    return class_conditioning([207])
+
+
+def networks(tiny: bool) -> list[Network]:
+    """DiT first, the longest video last: what time does not suffice for is what is dearest."""
+    if tiny:
+        small = {"hidden_size": 64, "num_heads": 4, "axes_dim": [4, 6, 6], "context_in_dim": 32, "vec_in_dim": 32}
+        small |= {"depth": 2, "depth_single_blocks": 4}
+        return [
+            Network("dit-256px", _dit(8, hidden_size=48, depth=4, num_heads=4), (4, 8, 8), _label, cfg=4.0),
+            Network("flux-1024px", _core("Flux", {**_FLUX, **small}), (16, 8, 8), _text(7, 32, 32, 3.5)),
+            Network(
+                "hunyuan-video-480x640x65",
+                _core("HunyuanVideo", {**_HUNYUAN_VIDEO, **small}),
+                (16, 3, 8, 8),
+                _text(7, 32, 32, 6.0),
+            ),
+        ]
+    video = _core("HunyuanVideo", _HUNYUAN_VIDEO)
+    prompt = _text(256, 4096, 768, 6.0)
+    return [
+        Network("dit-256px", _dit(32), (4, 32, 32), _label, cfg=4.0, gigabytes=4),
+        Network("dit-512px", _dit(64), (4, 64, 64), _label, cfg=4.0, gigabytes=4),
+        Network("flux-1024px", _core("Flux", _FLUX), (16, 128, 128), _text(512, 4096, 768, 3.5), gigabytes=28),
+        Network("hunyuan-video-480x640x65", video, (16, 17, 60, 80), prompt, gigabytes=36),
+        Network("hunyuan-video-720x1280x129", video, (16, 33, 90, 160), prompt, gigabytes=60),
+    ]
+
+
+@torch.no_grad()
+def randomise(module: torch.nn.Module) -> None:
+    """ComfyUI's layers come uninitialised. Matrices keep the scale of their input; vectors are near 0 or 1."""
+    for name, parameter in module.named_parameters():
+        if parameter.dim() >= 2:
+            parameter.normal_(0.0, 1 / math.sqrt(max(1, parameter[0].numel())))
+        elif name.endswith("bias"):
+            parameter.normal_(0.0, 0.02)
+        else:
+            parameter.fill_(1.0)
+
+
+# --- Measuring --------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+
+    def __call__(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def milliseconds(self, work: Callable[[], Any], times: int) -> float:
+        """Median of `times` runs after one that is not counted."""
+        work()
+        taken = []
+        for _ in range(times):
+            began = self()
+            work()
+            taken.append((self() - began) * 1000)
+        return median(taken)
+
+
+def median(values: list[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def measure(network: Network, dtype: torch.dtype, device: torch.device, deadline: float) -> Figures:
+    import comfy.model_management
+    import comfy.model_patcher
+
+    from speca.adapters import recognise
+
+    figures = Figures(network.name, latent=network.latent)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] / 1e9
+        if free < network.gigabytes:
+            figures.skipped = f"{free:.0f} GB free, about {network.gigabytes:.0f} needed"
+            return figures
+    model = network.build(dtype, device)
+    model.to(device=device, dtype=dtype)
+    randomise(model.diffusion_model)
+    patcher = comfy.model_patcher.ModelPatcher(model.eval(), load_device=device, offload_device=device)
+    anatomy = recognise(model.diffusion_model)
+    figures.blocks = anatomy.n_blocks
+    clock = Clock(device)
+    try:
+        _measure_calls(figures, network, patcher, anatomy, clock, device, deadline)
+    except torch.OutOfMemoryError:
+        figures.skipped = "out of memory"
+    finally:
+        comfy.model_management.unload_all_models()
+        del model, patcher, anatomy
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return figures
+
+
+def _measure_calls(
+    figures: Figures, network: Network, patcher: Any, anatomy: Any, clock: Clock, device: torch.device, deadline: float
+) -> None:
+    from speca.attach import attach, attachment_of
+    from speca.config import SpeCaConfig
+
+    native: list[float] = []
+    sample(watched(patcher, clock, native), network, 2)  # the first call sets everything up
+    one = native[-1] / 1000
+    left = deadline - time.perf_counter()
+    # All below is about 20 full calls a round; long videos get one small round, or none.
+    if left < 12 * one:
+        figures.native_ms = native[-1]
+        figures.skipped = f"{one:.1f} s for one call, too long for the time that is left"
+        return
+    rounds = max(1, min(5, int(left / 4 / (20 * one + 1))))
+    native.clear()
+    _reset_peak(device)
+    sample(watched(patcher, clock, native), network, 3 + rounds)
+    figures.native_ms = median(native[1:])
+    figures.peak_bytes["native"] = _peak(device)
+
+    times: dict[str, list[float]] = {"full": [], "accepted": [], "rejected": []}
+    block_ms: list[float] = []
+    _reset_peak(device)
+    for n in range(rounds):
+        # Three anchors, then forecasts that all stand; then forecasts that all fail.
+        for threshold, extra in ((1e30, 4), (1e-30, 2)):
+            config = SpeCaConfig(
+                threshold=threshold,
+                order=ORDER,
+                warmup_steps=ORDER + 1,
+                max_consecutive=100,
+                noise_gain_limit=1e6,
+                threshold_end_factor=1.0,
+                cache_device="gpu",
+            )
+            patched = attach(patcher, config)
+            with timed_block(anatomy, clock, block_ms if threshold > 1 and n == rounds - 1 else []):
+                sample(patched, network, ORDER + 1 + extra)
+            record = attachment_of(patched).run_of()
+            if record.header.native:
+                raise RuntimeError(f"{network.name} ran natively: {record.header.native}")
+            for call in record.calls[1:]:
+                times[call.outcome].append(call.ms)
+            figures.cache_bytes = max(figures.cache_bytes or 0, record.totals.cache_bytes)
+    figures.peak_bytes["speca"] = _peak(device)
+    figures.full_ms = median(times["full"])
+    figures.calls = {outcome: len(taken) for outcome, taken in times.items()}
+    if times["accepted"]:
+        figures.accepted_ms = median(times["accepted"])
+    if times["rejected"]:
+        figures.rejected_ms = median(times["rejected"])
+    figures.parts_ms = parts(network, patcher, anatomy, clock, device, rounds)
+    if block_ms:
+        figures.parts_ms["block"] = median(block_ms[ORDER + 1 :])
+    figures.derived = derived(figures)
+
+
+def sample(patcher: Any, network: Network, steps: int) -> None:
+    import comfy.sample
+
+    positive = network.conditioning()
+    noise = torch.randn((1, *network.latent), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        comfy.sample.sample(
+            patcher,
+            noise,
+            steps,
+            network.cfg,
+            "euler",
+            "simple",
+            positive,
+            positive,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=0,
+        )
+
+
+def watched(patcher: Any, clock: Clock, into: list[float]) -> Any:
+    """A clone of the unpatched model that notes the milliseconds of every call."""
+    from comfy.patcher_extension import WrappersMP
+
+    def apply_model(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        began = clock()
+        result = executor(*args, **kwargs)
+        into.append((clock() - began) * 1000)
+        return result
+
+    clone = patcher.clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "benchmark_clock", apply_model)
+    return clone
+
+
+def timed_block(anatomy: Any, clock: Clock, into: list[float]) -> Any:
+    """Notes the milliseconds of the verification block, in full and in accepted calls."""
+    from speca.attach import exchanged_forward
+
+    block = anatomy.verification_block
+    native = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        began = clock()
+        result = native(*args, **kwargs)
+        into.append((clock() - began) * 1000)
+        return result
+
+    return exchanged_forward(block, forward)
+
+
+def parts(
+    network: Network, patcher: Any, anatomy: Any, clock: Clock, device: torch.device, rounds: int
+) -> dict[str, float]:
+    """The forecast and the comparison on tensors of the true shapes. The rest of an accepted call is the network's."""
+    from comfy.patcher_extension import WrappersMP
+
+    from speca.attach import exchanged_forward
+    from speca.history import combine
+    from speca.verify import relative_l2
+
+    block, stage = anatomy.verification_block, anatomy.verification_stage
+    native = block.forward
+    shapes: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        shapes[:] = [t.clone() for t in stage.needed(block, args, kwargs)]
+        return native(*args, **kwargs)
+
+    def keep_output(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs[:] = [executor(*args, **kwargs)]
+        return outputs[0]
+
+    clone = patcher.clone()
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark_output", keep_output)
+    with exchanged_forward(block, forward):
+        sample(clone, network, 1)
+    weights = (1.0, -3.0, 3.0)
+
+    def forecast() -> None:
+        for tensor in shapes:
+            for row in range(tensor.shape[0]):
+                combine(weights, [tensor[row : row + 1]] * len(weights), device)
+
+    with torch.inference_mode():
+        found = {"forecast": clock.milliseconds(forecast, 3 * rounds)}
+        if outputs:
+            output = outputs[0]
+            found["forecast_output"] = clock.milliseconds(
+                lambda: combine(weights, [output] * len(weights), device), 3 * rounds
+            )
+            found["compare"] = clock.milliseconds(lambda: relative_l2(output, output).tolist(), 3 * rounds)
+    return found
+
+
+def derived(figures: Figures) -> dict[str, Any]:
+    """Shares, goals and the speedups that follow."""
+    full, accepted, rejected = figures.native_ms, figures.accepted_ms, figures.rejected_ms
+    assert full is not None
+    found: dict[str, Any] = {"one_block_share": 1 / figures.blocks}
+    if accepted is not None:
+        found["accepted_share"] = accepted / full
+        goal = 1 / figures.blocks + ACCEPTED_GOAL_OVER_ONE_BLOCK
+        found["accepted_goal"] = goal
+        found["accepted_goal_met"] = accepted / full <= goal
+        verification = sum(figures.parts_ms.get(name, 0.0) for name in ("block", "compare", "forecast_output"))
+        found["verification_share"] = verification / full
+        found["speedup_at_acceptance"] = {f"{a:g}": speedup(a, accepted / full) for a in ACCEPTANCES}
+        if rejected is not None:
+            wasted = (rejected - full) / full
+            found["rejection_overhead_share"] = wasted
+            found["speedup_at_acceptance_with_5_percent_rejected"] = {
+                f"{a:g}": speedup(a, accepted / full, 0.05, wasted) for a in ACCEPTANCES
+            }
+    if figures.full_ms is not None:
+        found["full_call_overhead_share"] = figures.full_ms / full - 1
+    goal_bytes = CACHE_GOAL_BYTES.get(figures.name)
+    if goal_bytes and figures.cache_bytes is not None:
+        found["cache_goal_bytes"] = goal_bytes
+        found["cache_goal_met"] = figures.cache_bytes <= goal_bytes
+    return found
+
+
+def speedup(accepted: float, accepted_share: float, rejected: float = 0.0, rejection_overhead: float = 0.0) -> float:
+    """Of a run in which the shares `accepted` and `rejected` of the calls end so; costs in full calls."""
+    return 1 / ((1 - accepted) + accepted * accepted_share + rejected * rejection_overhead)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--tiny", action="store_true", help="tiny networks, to try the script")
+    parser.add_argument("--only", help="names of networks, comma-separated")
+    parser.add_argument("--minutes", type=float, default=7.0, help="stop starting new networks after this long")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu-<device>.json")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("There is no CUDA device here, so nothing was measured. (`--device cpu --tiny` tries the script.)")
+        return
+    if options.device == "cpu" and not options.tiny:
+        sys.exit("On a CPU only --tiny networks are run.")
+    deadline = time.perf_counter() + options.minutes * 60
+    environment.prepare(gpu=options.device == "cuda")
+    device = torch.device(options.device)
+    dtype = torch.float32 if options.tiny else torch.bfloat16
+    title = torch.cuda.get_device_name() if device.type == "cuda" else "cpu-tiny"
+    path = options.out or environment.RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}.json"
+    result: dict[str, Any] = {"device": title, "order": ORDER, "versions": environment.versions(), "networks": []}
+    if device.type == "cuda":
+        result["memory_bytes"] = torch.cuda.get_device_properties(device).total_memory
+    wanted = options.only.split(",") if options.only else None
+    for network in networks(options.tiny):
+        if wanted and network.name not in wanted:
+            continue
+        if time.perf_counter() > deadline:
+            figures = Figures(network.name, latent=network.latent, skipped="no time was left")
+        else:
+            figures = measure(network, dtype, device, deadline)
+        result["networks"].append(asdict(figures))
+        print(in_words(figures), flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")  # after each, so that an end by force loses little
+    print(path)
+
+
+def in_words(figures: Figures) -> str:
+    if figures.skipped:
+        return f"{figures.name}: left out, {figures.skipped}"
+    found = figures.derived
+
+    def ms(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    text = (
+        f"{figures.name}: {figures.blocks} blocks; uncached {ms(figures.native_ms)} ms, full {ms(figures.full_ms)}, "
+        f"accepted {ms(figures.accepted_ms)}, rejected {ms(figures.rejected_ms)}; "
+        f"parts {', '.join(f'{k} {v:.2f}' for k, v in figures.parts_ms.items())}; "
+        f"cache {(figures.cache_bytes or 0) / 1e9:.3f} GB"
+    )
+    if "accepted_share" in found:
+        text += f"; accepted call {found['accepted_share']:.1%} of an uncached one (goal {found['accepted_goal']:.1%})"
+        text += f"; at 80 % acceptance {found['speedup_at_acceptance']['0.8']:.2f}x"
+    return text
+
+
+if __name__ == "__main__":
+    main()

@@ -121,7 +121,7 @@ def test_the_address_opens_the_graph_and_run_gives_pictures(
     if not MODEL.is_file():
         pytest.skip(f"opened; not run, because {MODEL.name} is not trained yet")
 
-    page.get_by_test_id("queue-button").get_by_role("button", name="Run").first.click()
+    page.get_by_role("button", name="Run", exact=True).first.click()
     images = (
         "ids => ids.every(id => { const node = window.app.graph.getNodeById(id);"
         " return (window.app.nodeOutputs?.[id]?.images ?? node?.images ?? []).length > 0 })"

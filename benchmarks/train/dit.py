@@ -13,7 +13,7 @@ sys.path[:0] = [
 ]
 
 from comfy_import import import_comfy  # noqa: E402
-from loop import CACHE, MODELS, arguments, train  # noqa: E402
+from loop import CACHE, MODELS, arguments, mixed_precision, train  # noqa: E402
 
 NETWORK = {
     "input_size": 32,
@@ -63,7 +63,9 @@ def main() -> None:
         dropped = torch.rand(batch, generator=generator) < 0.1
         labels = torch.where(dropped, len(NAMES), labels)
         noisy, noise, t, labels = (v.to(options.device) for v in (noisy, noise, t, labels))
-        return (forward(noisy, t.float(), labels) - noise).square().mean()
+        with mixed_precision(options):
+            predicted = forward(noisy, t.float(), labels)
+        return (predicted.float() - noise).square().mean()
 
     def export(average, facts):
         export_dit(average, facts, list(NAMES))
@@ -75,7 +77,7 @@ def export_dit(average, facts: dict, names: list[str]) -> None:
     """Write the model as a DiT checkpoint, load it with the project's loader, sample it and say how good it is."""
     import torch
     from emoji_pack import judge
-    from export import command_line, picture_grid, quality_table, save_fp16, write_card, write_references
+    from export import command_line, picture_grid, quality_row, quality_table, save_fp16, write_card, write_references
 
     MODELS.mkdir(exist_ok=True)
     write_references()
@@ -93,11 +95,10 @@ def export_dit(average, facts: dict, names: list[str]) -> None:
         for cfg in (1.0, 2.5, 4.0):
             samples = sample_dit(path, list(range(len(names))), seed=1, steps=28, cfg=cfg)
             judged = judge.distances(samples, len(names))
-            right = (judged.argmin(1) == torch.arange(len(names))).float().mean().item()
-            lines.append(f"| {cfg:g} | {100 * right:.0f} % | {judged.diagonal().mean().item():.3f} |")
+            lines.append(quality_row(cfg, judged, torch.arange(len(names))))
             if cfg == 2.5:
                 picture_grid(samples).save(MODELS / "dit-emoji.png", optimize=True)
-    quality = quality_table(lines)
+    quality = quality_table(lines, len(names))
     parameters = sum(p.numel() for p in average.parameters())
     write_card(MODELS / "dit-emoji.md", "DiT, emoji", WHAT, command_line(), facts, size, parameters, quality)
     print(f"dit-emoji: {size / 1e6:.2f} MB; cfg | right | distance", *lines, sep="\n", flush=True)

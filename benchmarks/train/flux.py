@@ -8,7 +8,16 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 from comfy_import import import_comfy  # noqa: E402
-from loop import CACHE, arguments, initialise, keep_layer_norm_inputs, logit_normal, train  # noqa: E402
+from loop import (  # noqa: E402
+    CACHE,
+    arguments,
+    initialise,
+    keep_layer_norm_inputs,
+    logit_normal,
+    mixed_precision,
+    rotate_faster,
+    train,
+)
 
 UNET = {
     "image_model": "flux",
@@ -50,6 +59,7 @@ def main() -> None:
     initialise(network, ZERO, options.seed)
     model = torch.nn.ModuleDict({"diffusion_model": network, "condition": ConditionTable(config)})
     keep_layer_norm_inputs(network)
+    rotate_faster()
     forward = torch.compile(network._forward) if options.compile else network._forward
 
     def loss_of(model, generator, batch):
@@ -62,8 +72,9 @@ def main() -> None:
         picture, noise, t, labels = (v.to(options.device) for v in (picture, noise, t, labels))
         context, pooled = model["condition"](labels)
         time = t[:, None, None, None]
-        velocity = forward((1 - time) * picture + time * noise, t, context, pooled)
-        return (velocity - (noise - picture)).square().mean()
+        with mixed_precision(options):
+            velocity = forward((1 - time) * picture + time * noise, t, context, pooled)
+        return (velocity.float() - (noise - picture)).square().mean()
 
     def export(average, facts):
         export_model(config, average, facts, "FLUX, emoji", WHAT, "flux-emoji")

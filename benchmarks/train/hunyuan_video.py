@@ -12,7 +12,17 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 from comfy_import import import_comfy  # noqa: E402
-from loop import CACHE, MODELS, arguments, initialise, keep_layer_norm_inputs, logit_normal, train  # noqa: E402
+from loop import (  # noqa: E402
+    CACHE,
+    MODELS,
+    arguments,
+    initialise,
+    keep_layer_norm_inputs,
+    logit_normal,
+    mixed_precision,
+    rotate_faster,
+    train,
+)
 
 UNET = {
     "image_model": "hunyuan_video",
@@ -85,7 +95,7 @@ def start_from_flux(model, path: Path) -> None:
         elif "_mlp." in origin:
             base = origin.rsplit(".", 2)[0]
             units = keep(source[f"{base}.0.weight"], source[f"{base}.2.weight"])
-            if ".0." in origin:
+            if origin.startswith(f"{base}.0."):
                 value = value[units]
             elif origin.endswith("weight"):
                 value = value[:, units]
@@ -123,6 +133,7 @@ def main() -> None:
         torch.nn.init.normal_(model["condition"].motion_pooled.weight, std=0.3)
         start_from_flux(model, options.init)
     keep_layer_norm_inputs(network)
+    rotate_faster()
     forward = torch.compile(network._forward) if options.compile else network._forward
 
     def loss_of(model, generator, batch):
@@ -138,8 +149,9 @@ def main() -> None:
         clip, noise, t, labels, motions = (v.to(options.device) for v in (clip, noise, t, labels, motions))
         context, pooled = model["condition"](labels, motions)
         time = t[:, None, None, None, None]
-        velocity = forward((1 - time) * clip + time * noise, 1000 * t, context, pooled)
-        return (velocity - (noise - clip)).square().mean()
+        with mixed_precision(options):
+            velocity = forward((1 - time) * clip + time * noise, 1000 * t, context, pooled)
+        return (velocity.float() - (noise - clip)).square().mean()
 
     def export(average, facts):
         export_model(config, average, facts, "HunyuanVideo, emoji clips", WHAT, "hunyuan-video-emoji")

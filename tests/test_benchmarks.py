@@ -1,0 +1,411 @@
+"""The benchmark's own arithmetic and rivals, checked by hand; and the harness once through on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import quality
+from quality import Cost, Point
+
+# --- Arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def test_psnr_of_a_constant_error_is_its_logarithm():
+    reference = torch.full((2, 3, 4, 4), 0.5)
+    picture = reference.clone()
+    picture[0] += 0.1
+    picture[1] -= 0.01
+    assert quality.psnr(picture, reference) == pytest.approx([20.0, 40.0], abs=1e-4)
+
+
+def test_psnr_of_equal_pictures_is_finite():
+    picture = torch.rand(1, 3, 4, 4)
+    assert quality.psnr(picture, picture) == [quality.PSNR_OF_EQUALS]
+
+
+def test_ssim_is_one_for_equals_and_less_for_others_frame_by_frame():
+    pytest.importorskip("skimage")
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.rand(1, 3, 2, 16, 16, generator=generator)
+    other = clip.clone()
+    other[:, :, 1] = torch.rand(1, 3, 16, 16, generator=generator)
+    assert quality.ssim(clip, clip) == pytest.approx([1.0])
+    (changed,) = quality.ssim(other, clip)
+    (frame,) = quality.ssim(other[:, :, 1], clip[:, :, 1])
+    assert changed == pytest.approx((1 + frame) / 2)
+    assert frame < 0.5
+
+
+def test_relative_error_by_hand():
+    assert quality.relative_error(torch.tensor([[3.0, 5.0]]), torch.tensor([[3.0, 4.0]])) == pytest.approx([0.2])
+
+
+def test_cost_counts_one_block_for_a_verified_and_a_block_more_for_a_rejected_call():
+    cost = Cost(native=50, full=10, verified=36, rejected=4)
+    assert cost.asked == 50
+    assert cost.blocks(57) == 10 * 57 + 36 * 1 + 4 * 58
+    assert cost.speedup(57) == pytest.approx(50 * 57 / 838)
+    assert Cost(native=50, full=10).speedup(57) == pytest.approx(5.0)  # a run with ten steps instead of fifty
+    assert Cost(native=6, full=3, forecast=3).speedup(57) == pytest.approx(2.0)
+
+
+def test_joint_speedup_weighs_samples_by_their_cost():
+    fast, slow = Cost(10, full=2, forecast=8), Cost(10, full=10)
+    assert quality.joint_speedup([fast, slow], 57) == pytest.approx(20 / 12)
+
+
+def test_quality_at_a_speed_interpolates_the_frontier():
+    points = [Point(1.0, 50.0), Point(2.0, 40.0), Point(3.0, 20.0), Point(4.0, 30.0)]
+    assert quality.frontier(points) == [Point(1.0, 50.0), Point(2.0, 40.0), Point(4.0, 30.0)]
+    assert quality.quality_at(points, 2.0) == pytest.approx(40.0)
+    assert quality.quality_at(points, 2 * math.sqrt(2)) == pytest.approx(35.0)
+    assert quality.quality_at(points, 4.5) is None
+    assert quality.quality_at(points, 0.5) == pytest.approx(50.0)
+    assert quality.quality_at([], 2.0) is None
+
+
+# --- Rivals without ComfyUI's models ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rivals(comfy):
+    import rivals
+
+    return rivals
+
+
+def schedule(rule, n: int) -> str:
+    return "".join({"full": "F", "forecast": "-", "checked": "c"}[rule.decide(i, n)] for i in range(n))
+
+
+def test_fixed_interval_computes_three_calls_and_then_every_nth(rivals):
+    assert schedule(rivals.FixedInterval(3), 12) == "FFF--F--F--F"
+    assert schedule(rivals.FixedInterval(1), 5) == "FFFFF"
+    fulls = [schedule(rivals.FixedInterval(n), 50).count("F") for n in (3, 4, 6)]
+    assert fulls == [18, 14, 10]
+
+
+@pytest.mark.parametrize(
+    ("longest", "errors", "expected"),
+    [
+        # Full, one free forecast, full again while still in the warm-up. Then two free forecasts, checks while errors
+        # are under the threshold of 1; the error of 2 makes the *next* call full.
+        (10, [0.5, 2.0, 0.5, 0.5, 0.5, 0.5], "F-F--ccF--cccc"),
+        (4, [0.5] * 6, "F-F--ccF--ccF-"),
+    ],
+)
+def test_released_rule_lets_the_last_error_decide_about_the_next_call(rivals, longest, errors, expected):
+    rule = rivals.ReleasedSpeCa(base=1.0, decay=1.0, shortest=2, longest=longest)
+    calls, left = "", iter(errors)
+    for i in range(len(expected)):
+        decision = rule.decide(i, len(expected))
+        calls += {"full": "F", "forecast": "-", "checked": "c"}[decision]
+        if decision == "checked":
+            rule.observe(next(left))
+    assert calls == expected
+
+
+def test_released_threshold_decays_to_a_floor(rivals):
+    rule = rivals.ReleasedSpeCa(base=1.0, decay=0.01, shortest=1, longest=100, floor=0.1, first_full=1)
+    assert rule.decide(0, 10) == "full"
+    rule.decide(1, 10)
+    rule.observe(0.2)
+    assert rule.decide(2, 10) == "checked"  # 0.01 ** 0.2 = 0.40
+    rule.observe(0.2)
+    assert rule.decide(9, 10) == "full"  # the floor of 0.1
+
+
+def test_taylor_factors_follow_a_line_exactly_and_delay_their_differences(rivals):
+    factors = rivals.TaylorFactors(order=2, first_full=3)
+    slope, start = torch.tensor([2.0, -1.0]), torch.tensor([5.0, 7.0])
+    for call in (0, 1):
+        factors.record(call, start + slope * call)
+        assert len(factors.factors) == 1  # differences inside the warm-up are not kept
+    factors.record(2, start + slope * 2)
+    assert len(factors.factors) == 2
+    assert torch.allclose(factors.forecast(6), start + slope * 6)
+    factors.record(6, start + slope * 6)
+    assert len(factors.factors) == 3
+    assert torch.allclose(factors.factors[2], torch.zeros(2))
+    assert torch.allclose(factors.forecast(9), start + slope * 9)
+
+
+def test_taylor_factors_by_hand(rivals):
+    factors = rivals.TaylorFactors(order=1, first_full=3)
+    for call, value in ((0, 0.0), (1, 1.0), (2, 4.0), (5, 10.0)):
+        factors.record(call, torch.tensor([value]))
+    # The last gap: (10 - 4) / 3 = 2 a call.
+    assert factors.forecast(7).item() == pytest.approx(14.0)
+    assert factors.nbytes == 2 * 4
+
+
+# --- Rivals in a real model -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(comfy):
+    from subjects import load
+
+    return load("tiny_flux")
+
+
+@pytest.fixture
+def case(comfy):
+    from sampling import Case
+
+    return Case(steps=8)
+
+
+@pytest.mark.parametrize("level", ["last", "blocks", "modules"])
+def test_rival_with_interval_one_computes_everything_and_changes_nothing(rivals, tiny, case, level):
+    from sampling import batch_of, sample
+
+    batch = batch_of(tiny, 2)
+    patched, log = rivals.attach(tiny.patcher, level, lambda: rivals.FixedInterval(1), order=2)
+    expected = sample(tiny.patcher, tiny, case, batch).latents
+    assert torch.equal(sample(patched, tiny, case, batch).latents, expected)
+    assert log.decisions == ["full"] * 8
+
+
+@pytest.mark.parametrize("level", ["last", "blocks", "modules"])
+def test_rival_forecasts_where_its_rule_says_so_and_leaves_the_model_as_it_was(rivals, tiny, case, level):
+    from sampling import batch_of, sample
+
+    batch = batch_of(tiny, 2)
+    expected = sample(tiny.patcher, tiny, case, batch).latents
+    patched, log = rivals.attach(tiny.patcher, level, lambda: rivals.FixedInterval(3), order=1)
+    first = sample(patched, tiny, case, batch).latents
+    assert log.decisions == ["full", "full", "full", "forecast", "forecast", "full", "forecast", "forecast"]
+    assert not torch.equal(first, expected)
+    assert torch.equal(sample(patched, tiny, case, batch).latents, first)
+    assert torch.equal(sample(tiny.patcher, tiny, case, batch).latents, expected)
+    assert not any("forward" in module.__dict__ for module in tiny.patcher.model.diffusion_model.modules())
+
+
+def test_cache_holds_what_each_level_keeps(rivals, tiny, case):
+    from sampling import batch_of, sample
+
+    held = {}
+    for level in ("last", "blocks", "modules"):
+        patched, log = rivals.attach(tiny.patcher, level, lambda: rivals.FixedInterval(3), order=0)
+        sample(patched, tiny, case, batch_of(tiny, 1))
+        held[level] = log.cache_bytes
+    token = 64 * 4  # width, bytes
+    tokens = 16 + 7  # picture and text
+    assert held["last"] == tokens * token
+    # Two double blocks (picture and text apart, together all tokens) and four single ones.
+    assert held["blocks"] == 6 * tokens * token
+    # Double blocks keep attention and MLP each.
+    assert held["modules"] == (2 * 2 + 4) * tokens * token
+
+
+def test_checking_measures_the_last_block_and_does_not_change_the_answer(rivals, tiny, case):
+    from sampling import batch_of, sample
+
+    batch = batch_of(tiny, 1)
+
+    def run(rule):
+        patched, log = rivals.attach(tiny.patcher, "modules", rule, order=1)
+        return sample(patched, tiny, case, batch).latents, log
+
+    # A threshold that no error reaches: checked calls are forecasts like the others.
+    latents, log = run(lambda: rivals.ReleasedSpeCa(1e9, 1.0, 2, 5))
+    assert "checked" in log.decisions
+    assert len(log.errors) == log.decisions.count("checked")
+    assert all(math.isfinite(error) and error > 0 for error in log.errors)
+
+    class Unchecked:
+        first_full = 3
+
+        def __init__(self) -> None:
+            self.rule = rivals.ReleasedSpeCa(1e9, 1.0, 2, 5)
+
+        def decide(self, call, n_calls):
+            return "full" if self.rule.decide(call, n_calls) == "full" else "forecast"
+
+    assert torch.equal(run(Unchecked)[0], latents)
+
+
+def test_dit_modules_add_up_to_the_block(rivals, comfy):
+    from speca.dit.model import DiTBlock
+
+    import comfy.ops
+
+    torch.manual_seed(0)
+    block = DiTBlock(32, 4, 4.0, comfy.ops.disable_weight_init)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x, c = torch.randn(2, 5, 32), torch.randn(2, 32)
+    seen: dict[str, torch.Tensor] = {}
+    for path in rivals.MODULES["DiTBlock"].paths:
+        block.get_submodule(path).register_forward_hook(lambda m, a, out, path=path: seen.update({path: out}))
+    with torch.no_grad():
+        exact = block(x, c)
+        again = rivals.MODULES["DiTBlock"].add_up(block, [seen["attn"], seen["mlp"]], x, c)
+    assert torch.allclose(exact, again, atol=1e-6)
+
+
+# --- Methods and harness ----------------------------------------------------------------------------------------------
+
+
+def test_core_caches_are_counted_and_do_not_write_into_the_samplers_latent(tiny, case):
+    from methods import CoreCache, Uncached
+    from sampling import batch_of
+
+    batch = batch_of(tiny, 1)
+    reference = Uncached().run(tiny, case, batch)
+    assert reference.costs == [Cost(8, 8)]
+    for node in ("EasyCache", "LazyCache"):
+        nothing = CoreCache(node, 0.0).run(tiny, case, batch, 8)
+        assert nothing.costs[0].full == pytest.approx(8)
+        assert torch.equal(nothing.latents, reference.latents)
+        much = CoreCache(node, 3.0).run(tiny, case, batch, 8)
+        assert 0 < much.costs[0].full < 8
+        assert much.costs[0].full + much.costs[0].forecast == pytest.approx(8)
+
+
+def test_guidance_and_two_calls_a_step_are_counted_as_the_sampler_asks(tiny):
+    from methods import CoreCache, SpeCa, Taylor, Uncached
+    from sampling import Case, batch_of
+
+    case = Case(steps=6, sampler="heun", cfg=3.0)
+    batch = batch_of(tiny, 2)
+    native = Uncached().run(tiny, case, batch).costs[0].native
+    assert native == 11  # heun's last step is an euler step
+    for setting in (Taylor("last", 1, 3), SpeCa((("threshold", 0.5),)), CoreCache("EasyCache", 0.0)):
+        for cost in setting.run(tiny, case, batch, native).costs:
+            assert cost.asked == pytest.approx(11)
+
+
+def test_speca_costs_are_per_sample(tiny, case):
+    from methods import SpeCa
+    from sampling import batch_of
+
+    nothing = SpeCa((("threshold", 0.0),)).run(tiny, case, batch_of(tiny, 2), 8)
+    assert nothing.costs == [Cost(8, 8.0)] * 2
+    everything = SpeCa((("threshold", 1e6), ("max_consecutive", 100))).run(tiny, case, batch_of(tiny, 2), 8)
+    assert everything.costs == [Cost(8, 2.0, 6.0)] * 2
+
+
+def test_a_sample_is_the_same_alone_and_in_a_batch(tiny, case):
+    from methods import Uncached, run_setting
+    from sampling import batch_of
+
+    batch = batch_of(tiny, 3)
+    together = Uncached().run(tiny, case, batch).latents
+    alone = run_setting(Uncached(one_by_one=True), tiny, case, batch, 8).latents
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_harness_measures_resumes_and_reports(tiny, tmp_path):
+    import run
+    import summary
+    from sampling import Case
+
+    table = run.Table(tmp_path / "benchmark.csv")
+    cell = run.Cell("tiny_flux", Case(steps=6), thorough=True)
+    methods = ["fewer_steps", "taylor_last", "speca"]
+    run.measure(tiny, cell, methods[:2], samples=2, short=True, rounds=1, table=table)
+    n_rows = len(table.rows)
+    again = run.Table(tmp_path / "benchmark.csv")
+    run.measure(tiny, cell, methods, samples=2, short=True, rounds=0, table=again)
+    added = again.rows[n_rows:]
+    assert {row["method"] for row in added} == {"speca"}
+    with (tmp_path / "benchmark.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == again.rows
+    four = next(row for row in rows if row["label"] == "4 steps")
+    assert float(four["speedup"]) == pytest.approx(6 / 4)
+    assert float(four["measured_speedup"]) > 0
+    assert float(four["native_blocks"]) == 6 * 6
+    text = summary.write(rows, tmp_path)
+    assert "tiny_flux, 6 steps" in text
+    assert "SpeCa above the best rival" in text
+    assert (tmp_path / "summary.json").is_file()
+
+
+def test_measuring_again_forgets_only_what_was_named(tmp_path):
+    import run
+
+    table = run.Table(tmp_path / "benchmark.csv")
+    for method, model in (("speca", "flux"), ("speca", "dit"), ("fewer_steps", "flux")):
+        table.append({"method": method, "model": model, "family": method, "steps": 50})
+    table.forget(["speca"], ["flux"])
+    kept = [(row["method"], row["model"]) for row in run.Table(tmp_path / "benchmark.csv").rows]
+    assert kept == [("speca", "dit"), ("fewer_steps", "flux")]
+
+
+def test_ranking_is_compared_where_methods_are_clearly_apart():
+    import summary
+
+    kept = {"cell": {"2x": {"speca": 50.0, "taylor_modules": 45.0, "fewer_steps": 40.0}}}
+    same = {"cell": {"2x": {"speca": 52.0, "taylor_modules": 44.0, "fewer_steps": 41.0}}}
+    other = {"cell": {"2x": {"speca": 43.0, "taylor_modules": 45.0, "fewer_steps": 40.0}}}
+    assert "in 1 of 1 columns" in summary.compared(same, kept)
+    text = summary.compared(other, kept)
+    assert "in 0 of 1 columns" in text
+    assert "best is taylor_modules" in text
+
+
+# --- Verification, distribution, hardware -----------------------------------------------------------------------------
+
+
+def test_probe_sees_no_error_where_the_forecast_is_the_truth(tiny, comfy):
+    """A full evaluation at the same input stands beside every forecast, and errors rank with it."""
+    import verification
+    from sampling import Case, batch_of
+
+    driver = verification.probe(tiny, Case(12), batch_of(tiny, 2), order=1, gain_limit=4.0)
+    n = len(driver.true_errors)
+    assert n > 0
+    assert n % 2 == 0
+    assert all(error > 0 for error in driver.true_errors)
+    assert {len(values) for values in driver.errors.values()} == {n}
+    assert set(driver.ahead) <= set(range(1, max(verification.RUN_LENGTHS) + 1))
+    for found in verification.correlations(driver):
+        assert -1 <= found["rho"] <= 1
+
+
+def test_frechet_distance_of_shifted_and_of_scaled_gaussians():
+    pytest.importorskip("scipy")
+    import distribution
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 4, generator=generator)
+    assert distribution.frechet_distance(x, x) == pytest.approx(0.0, abs=1e-6)
+    assert distribution.frechet_distance(x, x + 2.0) == pytest.approx(4 * 4.0, rel=1e-6)
+    # Covariances S and 9 S: trace of S (1 - 3)^2.
+    expected = 4 * float(x.double().var(dim=0).mean()) * 4
+    assert distribution.frechet_distance(x - x.mean(0), 3 * (x - x.mean(0))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_gpu_speedup_follows_from_costs():
+    import gpu
+
+    assert gpu.speedup(0.8, 0.0) == pytest.approx(5.0)
+    assert gpu.speedup(0.8, 0.1) == pytest.approx(1 / 0.28)
+    assert gpu.speedup(0.5, 0.1, rejected=0.2, rejection_overhead=0.1) == pytest.approx(1 / 0.57)
+
+
+def test_gpu_script_runs_through_on_tiny_networks(comfy):
+    import time
+
+    import gpu
+
+    for network in gpu.networks(tiny=True):
+        figures = gpu.measure(network, torch.float32, torch.device("cpu"), time.perf_counter() + 60)
+        assert figures.skipped is None
+        assert figures.calls["accepted"] > 0
+        assert figures.calls["rejected"] > 0
+        assert figures.cache_bytes > 0
+        assert figures.derived["accepted_share"] < 1
+        assert set(figures.parts_ms) == {"forecast", "forecast_output", "compare", "block"}

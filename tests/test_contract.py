@@ -1,0 +1,360 @@
+"""What SpeCa promises of every architecture. One suite, run over all of `contract_models.NAMES`.
+
+The models are genuine classes of ComfyUI with random weights: nothing here speaks of quality or of acceptance rates.
+Thresholds are therefore extreme: `ACCEPT` lets every forecast stand, `REJECT` none.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import contract_models
+import contract_table
+import tiny_models
+
+pytestmark = pytest.mark.comfy
+
+STEPS = 6
+WARM_UP = 2
+ACCEPT = {"threshold": 1e9, "order": 1, "threshold_end_factor": 1.0, "warmup_steps": WARM_UP, "max_consecutive": 100}
+REJECT = ACCEPT | {"threshold": 1e-12}
+SOME = ACCEPT | {"max_consecutive": 1}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _table(request: pytest.FixtureRequest) -> None:
+    if not request.config.pluginmanager.has_plugin("contract_table"):
+        request.config.pluginmanager.register(contract_table, "contract_table")
+
+
+def attached(patcher: Any, listener: Any = None, **settings: Any) -> Any:
+    from speca.attach import attach
+    from speca.config import SpeCaConfig
+
+    return attach(patcher, SpeCaConfig(**settings), listener)
+
+
+def record_of(patcher: Any) -> Any:
+    from speca.attach import attachment_of
+
+    return attachment_of(patcher).run_of()
+
+
+def outcomes(patcher: Any) -> list[str]:
+    return [call.outcome for call in record_of(patcher).calls]
+
+
+def sample(tiny: Any, patcher: Any = None, **options: Any) -> torch.Tensor:
+    patcher = tiny.model_patcher if patcher is None else patcher
+    return tiny_models.ksample(*tiny._replace(model_patcher=patcher), **({"steps": STEPS} | options))
+
+
+def block_list(tiny: Any) -> tuple[list[nn.Module], nn.Module]:
+    """(the blocks that a speculated call leaves out, the one that verifies)"""
+    from speca.adapters import recognise
+
+    anatomy = recognise(tiny.model_patcher.model.diffusion_model)
+    return [block for _, block in anatomy.skipped], anatomy.verification_block
+
+
+class Subject:
+    """A tiny model and what its unpatched sampling gives, computed once."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.tiny = contract_models.build(name)
+
+    @functools.cached_property
+    def plain(self) -> torch.Tensor:
+        return sample(self.tiny)
+
+    @functools.cached_property
+    def three(self) -> Any:
+        """The same model with a batch of three."""
+        return contract_models.build(self.name, batch=3)
+
+
+@pytest.fixture(scope="module", params=contract_models.NAMES)
+def subject(request: pytest.FixtureRequest, comfy: None) -> Subject:
+    return Subject(request.param)
+
+
+class Work:
+    """A listener that notes, for each call of a run, how much was done inside each block.
+
+    Done is a call of any module inside the block: a block whose forward is exchanged is called, but does nothing.
+    """
+
+    def __init__(self, tiny: Any) -> None:
+        self._skippable, self._verifying = block_list(tiny)
+        self._done = {id(block): 0 for block in (*self._skippable, self._verifying)}
+        self.calls: list[tuple[list[int], int]] = []
+
+    @contextmanager
+    def counting(self) -> Iterator[Work]:
+        with ExitStack() as stack:
+            for block in (*self._skippable, self._verifying):
+                for inner in list(block.modules())[1:]:
+                    stack.callback(inner.register_forward_hook(functools.partial(self._count, id(block))).remove)
+            yield self
+
+    def _count(self, block: int, *_: Any) -> None:
+        self._done[block] += 1
+
+    def run_started(self, *_: Any) -> None: ...
+
+    def run_ended(self, *_: Any) -> None: ...
+
+    def call_made(self, *_: Any) -> None:
+        self.calls.append(([self._done[id(b)] for b in self._skippable], self._done[id(self._verifying)]))
+        self._done = dict.fromkeys(self._done, 0)
+
+
+def snapshot(patcher: Any) -> dict[str, Any]:
+    """Everything about a model that a run must leave as it was."""
+    network = patcher.model.diffusion_model
+    return {
+        "weights": {name: value.clone() for name, value in network.state_dict().items()},
+        "forwards": {name: module.__dict__.get("forward") for name, module in network.named_modules()},
+        "attributes": {name: sorted(module.__dict__) for name, module in network.named_modules()},
+        "hooks": {name: len(module._forward_pre_hooks) for name, module in network.named_modules()},
+        "options": repr(sorted(patcher.model_options)),
+        "transformer_options": repr(sorted(patcher.model_options.get("transformer_options", {}))),
+        "wrappers": {kind: {key: list(w) for key, w in by.items()} for kind, by in patcher.wrappers.items()},
+    }
+
+
+def assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    weights, weights_after = before.pop("weights"), after.pop("weights")
+    assert before == after
+    assert weights.keys() == weights_after.keys()
+    assert all(torch.equal(value, weights_after[name]) for name, value in weights.items())
+
+
+@contextmanager
+def in_each_call(patcher: Any, action: Callable[..., None]) -> Iterator[Any]:
+    """A clone of the patcher. `action(model, network forward, args, kwargs)` before each call of its network."""
+    from comfy.patcher_extension import WrappersMP
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        model = executor.class_obj
+        network = model.diffusion_model
+        native = network.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            action(network, native, args, kwargs)
+            return native(*args, **kwargs)
+
+        network.__dict__["forward"] = forward
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            del network.__dict__["forward"]
+
+    clone = patcher.clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "in_each_call", wrapper)
+    yield clone
+
+
+def exact_and_repeated(tiny: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> list[tuple[Any, Any, bool]]:
+    """For the first and the last call of a run: (its output, that of its last block and head alone, inputs unchanged).
+
+    The last block is given the features that entered it in the full call, after `change`.
+    """
+    from speca.adapters import recognise
+    from speca.attach import _BoundNetwork, _Forwards, copied
+
+    found: list[tuple[Any, Any, bool]] = []
+
+    def action(network: nn.Module, native: Any, args: Any, kwargs: Any) -> None:
+        inputs = {k: v for k, v in kwargs.items() if k != "transformer_options"}
+        before = copied([list(args), inputs])
+        forwards = _Forwards(native, native, False)
+        bound = _BoundNetwork(recognise(network), forwards, args, kwargs, args[0].shape[0], True)
+        exact = bound.full(None, True)
+        assert exact.features is not None
+        again = bound.speculate(tuple(change(feature.clone()) for feature in exact.features), None)
+        found.append((exact.output, again, same([list(args), inputs], before)))
+
+    with in_each_call(tiny.model_patcher, action) as patcher:
+        sample(tiny, patcher, steps=2)
+    return [found[0], found[-1]]
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """|one - other| / |other|; batches of another size differ by rounding, which a sampler may enlarge."""
+    return float(torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other))
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)):
+        return all(same(a, b) for a, b in zip(one, other, strict=True))
+    return True
+
+
+class TestContract:
+    def test_exact_features_give_the_exact_output(self, subject: Subject) -> None:
+        for full, repeated, unchanged in exact_and_repeated(subject.tiny, lambda feature: feature):
+            assert all(torch.equal(a, b) for a, b in zip(full, repeated, strict=True))
+            assert unchanged
+
+    def test_other_features_give_another_output(self, subject: Subject) -> None:
+        for full, repeated, _ in exact_and_repeated(subject.tiny, lambda feature: feature.flip(-1)):
+            assert distance(full[0], repeated[0]) > 1e-2
+
+    def test_threshold_zero_is_the_unpatched_model(self, subject: Subject) -> None:
+        patcher = attached(subject.tiny.model_patcher, threshold=0.0)
+        assert torch.equal(sample(subject.tiny, patcher), subject.plain)
+        assert set(outcomes(patcher)) == {"full"}
+
+    def test_rejecting_everything_is_the_unpatched_model(self, subject: Subject) -> None:
+        patcher = attached(subject.tiny.model_patcher, **REJECT)
+        assert torch.equal(sample(subject.tiny, patcher), subject.plain)
+        assert outcomes(patcher) == ["full"] * WARM_UP + ["rejected"] * (STEPS - WARM_UP)
+
+    def test_an_accepted_call_runs_the_last_block_alone(self, subject: Subject) -> None:
+        work = Work(subject.tiny)
+        patcher = attached(subject.tiny.model_patcher, work, **SOME)
+        with work.counting():
+            samples = sample(subject.tiny, patcher)
+        assert torch.isfinite(samples).all()
+        assert not torch.equal(samples, subject.plain)
+        assert outcomes(patcher) == ["full", "full", "accepted", "full", "accepted", "full"]
+        for outcome, (skippable, verifying) in zip(outcomes(patcher), work.calls, strict=True):
+            assert verifying > 0
+            assert all(done == 0 for done in skippable) if outcome == "accepted" else all(skippable)
+
+    def test_a_run_leaves_the_model_as_it_was(self, subject: Subject) -> None:
+        unpatched = snapshot(subject.tiny.model_patcher)
+        patcher = attached(subject.tiny.model_patcher, **SOME)
+        before = snapshot(patcher)
+        sample(subject.tiny, patcher)
+        assert_unchanged(before, snapshot(patcher))
+        assert_unchanged(unpatched, snapshot(subject.tiny.model_patcher))
+        assert record_of(patcher).status == "finished"
+
+    def test_an_exception_leaves_the_model_as_it_was(self, subject: Subject) -> None:
+        import comfy.model_management
+
+        patcher = attached(subject.tiny.model_patcher, **REJECT)
+        before = snapshot(patcher)
+        _, verifying = block_list(subject.tiny)
+        # The third run of the block is the first speculated call's, the fourth that call's in full.
+        for run, error, status in (
+            (2, RuntimeError("a broken block"), "failed"),
+            (3, RuntimeError("a broken block"), "failed"),
+            (3, torch.OutOfMemoryError("no memory left"), "failed"),
+            (4, comfy.model_management.InterruptProcessingException(), "interrupted"),
+            (5, comfy.model_management.InterruptProcessingException(), "interrupted"),
+        ):
+            runs = iter(range(1, 100))
+
+            def fail(*_: Any, run: int = run, error: BaseException = error, runs: Iterator[int] = runs) -> None:
+                if next(runs) == run:
+                    raise error
+
+            handle = verifying.register_forward_pre_hook(fail)
+            try:
+                with pytest.raises(type(error)) as raised:
+                    sample(subject.tiny, patcher)
+            finally:
+                handle.remove()
+            assert raised.value is error
+            assert record_of(patcher).status == status
+        assert_unchanged(before, snapshot(patcher))
+        assert torch.equal(sample(subject.tiny, patcher), subject.plain)
+
+    def test_a_second_run_and_a_second_sampler_equal_a_first(self, subject: Subject) -> None:
+        """The graph of a hires fix: one patched model, two samplers, and then the prompt queued again."""
+        patcher = attached(subject.tiny.model_patcher, **SOME)
+
+        def both(patcher: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            first = sample(subject.tiny, patcher)
+            latent = {"samples": first}
+            return first, sample(subject.tiny._replace(latent=latent), patcher, steps=5, denoise=0.6, seed=7)
+
+        one, two = both(patcher)
+        again, two_again = both(patcher)
+        assert torch.equal(one, again)
+        assert torch.equal(two, two_again)
+        fresh = attached(subject.tiny.model_patcher, **SOME)
+        second = subject.tiny._replace(latent={"samples": one})
+        assert torch.equal(two, sample(second, fresh, steps=5, denoise=0.6, seed=7))
+        assert outcomes(patcher) == ["full", "full", "accepted", "full", "accepted"]
+
+    def test_another_resolution_starts_afresh(self, subject: Subject) -> None:
+        shape = list(subject.tiny.latent["samples"].shape)
+        shape[-1] *= 2
+        larger = subject.tiny._replace(latent={"samples": torch.zeros(shape)})
+        try:
+            plain = sample(larger, steps=4)
+        except (RuntimeError, AssertionError) as error:
+            pytest.skip(f"the unpatched model does not take a latent of {shape}: {error}")
+        patcher = attached(subject.tiny.model_patcher, **REJECT)
+        sample(subject.tiny, patcher, steps=4)
+        assert torch.equal(sample(larger, patcher, steps=4), plain)
+        assert torch.equal(sample(subject.tiny, patcher), subject.plain)
+
+    def test_cond_and_uncond_are_apart_batched_or_split(
+        self, subject: Subject, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if subject.tiny.cfg == 1.0:
+            pytest.skip("sampled without guidance: there is one conditioning only")
+        if subject.name in contract_models.NEEDS_COND_AND_UNCOND:
+            pytest.skip("the network wants both conditionings in one call")
+        patcher = attached(subject.tiny.model_patcher, **SOME)
+        batched = sample(subject.tiny, patcher)
+        assert {call.conds for call in record_of(patcher).calls} <= {(0, 1), (1, 0)}
+        # No memory for both at once: ComfyUI evaluates one after the other.
+        monkeypatch.setattr(subject.tiny.model_patcher.model, "memory_required", lambda *_, **__: 1e30)
+        split = sample(subject.tiny, patcher)
+        assert {call.conds for call in record_of(patcher).calls} == {(0,), (1,)}
+        for cond in (0, 1):
+            of_cond = [call.outcome for call in record_of(patcher).calls if call.conds == (cond,)]
+            assert of_cond == ["full", "full", "accepted", "full", "accepted", "full"]
+        assert distance(split, batched) < 1e-3
+
+    def test_one_rejected_sample_is_recomputed_alone(self, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+        import speca.attach
+        import speca.session
+
+        rejected, judged, computed = 1, iter(range(10**6)), []
+        judge, full = speca.session.judge, speca.attach._BoundNetwork.full
+
+        def reject_one(error: float, threshold: float, accumulated: float) -> Any:
+            return judge(float("inf") if next(judged) % 3 == rejected else error, threshold, accumulated)
+
+        def note_rows(self: Any, rows: Any, keep_features: bool) -> Any:
+            computed.append(rows if rows is None else [row % 3 for row in rows])
+            return full(self, rows, keep_features)
+
+        def run(**settings: Any) -> torch.Tensor:
+            return sample(three, attached(three.model_patcher, **settings))
+
+        three = subject.three
+        n_chunks = 1 if three.cfg == 1.0 else 2
+        try:
+            plain = sample(three)
+        except RuntimeError as error:
+            pytest.skip(f"the unpatched model does not take a batch: {error}")
+        accepting = run(**ACCEPT)
+        near = distance(accepting[rejected], plain[rejected]) / 10
+        assert near > 1e-4
+        monkeypatch.setattr(speca.session, "judge", reject_one)
+        monkeypatch.setattr(speca.attach._BoundNetwork, "full", note_rows)
+        mixed = run(**ACCEPT)
+        assert computed == [None] * WARM_UP + [[rejected] * n_chunks] * (STEPS - WARM_UP)
+        assert distance(mixed[rejected], plain[rejected]) < near
+        for accepted in (0, 2):
+            assert distance(mixed[accepted], accepting[accepted]) < near

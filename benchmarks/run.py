@@ -6,7 +6,8 @@
 
 A *cell* is a model with a case (steps, sampler, scheduler, guidance). In each cell every setting of every method
 samples the same seeds and classes, and is compared with the uncached pictures. Rows are appended to
-`benchmarks/results/benchmark.csv` as they are measured; rows that are there already are not measured again. Then
+`benchmarks/results/benchmark.csv` as they are measured; rows that are there already are not measured again, unless a
+model's weights have changed since, or `--again speca` asks for it (after a change of SpeCa or of its defaults). Then
 table, plot and summary are made from the CSV alone (`--report` does only that).
 
 Seconds are wall-clock at batch 1. Other work on the machine disturbs them, so methods take turns, an uncached run
@@ -22,7 +23,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ COLUMNS = (
     *("model", "depth", "steps", "sampler", "scheduler", "cfg", "method", "family", "label", "samples"),
     *("speedup", "psnr_mean", "psnr_median", "psnr_worst", "ssim_mean", "ssim_median", "latent_error"),
     *("full", "accepted", "rejected", "forecast", "native_calls", "blocks", "native_blocks", "cache_bytes"),
-    *("seconds", "native_seconds", "measured_speedup", "version"),
+    *("seconds", "native_seconds", "measured_speedup", "version", "weights"),
 )
 
 
@@ -100,9 +101,12 @@ class Table:
     def __contains__(self, row: dict[str, Any]) -> bool:
         return self._key(row) in self._keys
 
-    def forget(self, methods: Collection[str], models: Collection[str]) -> None:
-        """Drop the rows of `methods` on `models`, so that they are measured again."""
-        self.rows = [row for row in self.rows if row["method"] not in methods or row["model"] not in models]
+    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
+        """Drop all other rows, so that they are measured again."""
+        kept = [row for row in self.rows if wanted(row)]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = kept
         self._keys = {self._key(row) for row in self.rows}
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -144,6 +148,7 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
         "cfg": case.cfg,
         "samples": samples,
         "version": environment.versions()["speca"],
+        "weights": subject.weights,
     }
     wanted = [
         (name, setting)
@@ -274,8 +279,8 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
             subjects[name] = load(name)
         except SubjectMissingError as missing:
             print(f"left out: {missing}")
-    if options.again and table.rows:
-        table.forget(options.again, list(subjects))
+    table.keep(lambda row: row["model"] not in subjects or row["weights"] == subjects[row["model"]].weights)
+    table.keep(lambda row: row["model"] not in subjects or row["method"] not in options.again)
     models, guided = list(subjects), 2.5
     if options.full_grid:
         options.samplers = options.samplers or ["euler", "dpmpp_2m", "heun", *SDE_SAMPLERS]
@@ -308,7 +313,12 @@ def note_run(out: Path, options: argparse.Namespace, subjects: dict[str, Any]) -
         "versions": environment.versions(),
         "speca_defaults": SpeCaConfig().to_json(),
         "models": {
-            name: {"blocks": s.blocks, "computed_for_blocks": s.depth, "latent": list(s.latent_shape)}
+            name: {
+                "weights": s.weights,
+                "blocks": s.blocks,
+                "computed_for_blocks": s.depth,
+                "latent": list(s.latent_shape),
+            }
             for name, s in subjects.items()
         },
     }

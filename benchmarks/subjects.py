@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +39,8 @@ class Subject:
     conditioning: Callable[[Sequence[int]], tuple[Conditioning, Conditioning]]
     picture: Callable[[Tensor], Tensor]
     class_names: tuple[str, ...] = ()
+    weights: str = "random"
+    """First characters of the SHA-256 of the model's file: figures of other weights are other figures."""
 
 
 class SubjectMissingError(Exception):
@@ -53,6 +57,10 @@ def load(name: str) -> Subject:
     if name == "dit":
         return _trained_dit()
     return _trained_emoji(name)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
 
 
 def pixels(latents: Tensor) -> Tensor:
@@ -121,6 +129,7 @@ def _trained_emoji(name: str) -> Subject:
         conditioning=conditioning,
         picture=pixels,
         class_names=tuple(config.classes),
+        weights=_digest(path),
     )
 
 
@@ -150,4 +159,5 @@ def _trained_dit() -> Subject:
         conditioning=conditioning,
         picture=pixels,
         class_names=tuple(patcher.model.known_class_names or ()),
+        weights=_digest(path),
     )

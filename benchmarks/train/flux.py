@@ -16,6 +16,7 @@ from loop import (  # noqa: E402
     logit_normal,
     mixed_precision,
     rotate_faster,
+    threads,
     train,
 )
 
@@ -44,14 +45,14 @@ ZERO = ("_mod.lin", "modulation.lin", "adaLN_modulation", "final_layer.linear")
 
 
 def main() -> None:
-    options = arguments(__doc__, steps=4400, batch=32, lr=1.2e-3).parse_args()
+    options = arguments(__doc__, steps=2400, batch=32, lr=1.2e-3).parse_args()
     import_comfy(cpu=options.device == "cpu")
     import torch
     from emoji import NAMES, fetch_sprites, pictures
     from emoji_pack.models import ConditionTable, EmojiConfig, build
     from export import export_model
 
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(threads(options))
     torch.manual_seed(options.seed)
     sprites = fetch_sprites(CACHE)
     config = EmojiConfig(kind="flux", unet=UNET, classes=list(NAMES))

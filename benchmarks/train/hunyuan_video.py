@@ -21,6 +21,7 @@ from loop import (  # noqa: E402
     logit_normal,
     mixed_precision,
     rotate_faster,
+    threads,
     train,
 )
 
@@ -114,7 +115,7 @@ def main() -> None:
     from emoji_pack.models import ConditionTable, EmojiConfig, build
     from export import export_model
 
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(threads(options))
     torch.manual_seed(options.seed)
     sprites = fetch_sprites(CACHE)
     config = EmojiConfig(

@@ -34,7 +34,7 @@ def arguments(description: str, steps: int, batch: int, lr: float) -> argparse.A
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of each worker, on a CPU")
+    parser.add_argument("--threads", type=int, default=0, help="of each worker; 0: the CPU's cores, shared out")
     parser.add_argument("--workers", type=int, default=1, help="processes that share each batch: one per CPU core")
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
@@ -43,6 +43,11 @@ def arguments(description: str, steps: int, batch: int, lr: float) -> argparse.A
     parser.add_argument("--export", action="store_true", help="only write the model from the last checkpoint")
     parser.add_argument("--fresh", action="store_true", help="ignore an existing checkpoint")
     return parser
+
+
+def threads(options: argparse.Namespace) -> int:
+    """Threads of this worker."""
+    return options.threads or max(1, (os.cpu_count() or 1) // options.workers)
 
 
 def keep_layer_norm_inputs(network: nn.Module) -> None:

@@ -286,6 +286,22 @@ export function laneName(words, label) {
   return parts.join(" ")
 }
 
+const labels = new WeakMap()
+
+/** `describe`, remembered: while a run goes on, all of its cells but the last say what they said before. */
+function labelOf(words, cell, run, lane) {
+  const names = longLaneName(words, lane)
+  if (cell.items.length > 1) return describe(words, cell, run, names || null)
+  if (!labels.has(words)) labels.set(words, new WeakMap())
+  const known = labels.get(words)
+  const { row } = cell.items[0]
+  const before = known.get(row)
+  if (before?.names === names) return before.label
+  const label = describe(words, cell, run, names || null)
+  known.set(row, { names, label })
+  return label
+}
+
 function longLaneName(words, label) {
   const parts = []
   if (label.several) parts.push(label.run === 0 ? "A" : "B")
@@ -477,20 +493,24 @@ function picture(shape, runs, words, active) {
     }
   })
 
-  for (const mark of shape.marks) {
-    const kind = `speca-mark speca-${mark.kind} speca-run${mark.run}`
-    const children = [["line", "stem", { x1: mark.x, x2: mark.x, y1: mark.base, y2: mark.y }]]
-    const size = Math.max(1.6, Math.min(3.2, shape.binPitch * 0.45))
-    children.push(
-      mark.kind === "rejected"
-        ? ["path", "head", { d: triangle(mark.x, mark.y, size * 1.35) }]
-        : ["circle", "head", { cx: mark.x, cy: mark.y, r: size }]
-    )
-    if (mark.clipped) {
-      const y = mark.y - size * 1.35 - 2
-      children.push(["line", "beyond", { class: "speca-beyond", x1: mark.x - size - 1, x2: mark.x + size + 1, y1: y, y2: y }])
+  // One path for all errors of a kind: a thousand calls would be three thousand elements.
+  const size = Math.max(1.6, Math.min(3.2, shape.binPitch * 0.45))
+  for (const run of [0, 1]) {
+    for (const kind of ["accepted", "full", "rejected"]) {
+      const marks = shape.marks.filter((mark) => mark.run === run && mark.kind === kind)
+      if (marks.length === 0) continue
+      const key = `${kind}${run}`
+      const kept = `speca-${kind} speca-run${run}`
+      const stems = marks.map(({ x, y, base }) => `M${round(x)},${base}V${round(y)}`).join("")
+      const head = kind === "rejected" ? (x, y) => triangle(x, y, size * 1.35) : (x, y) => disc(x, y, size)
+      const heads = marks.map(({ x, y }) => head(x, y)).join("")
+      const beyond = marks
+        .filter((mark) => mark.clipped)
+        .map(({ x, y }) => `M${round(x - size - 1)},${round(y - size * 1.35 - 2)}h${round(2 * size + 2)}`)
+      spec.push(["path", `stems${key}`, { class: `speca-stems ${kept}`, d: stems }])
+      spec.push(["path", `heads${key}`, { class: `speca-heads ${kept}`, d: heads, "data-n": String(marks.length) }])
+      if (beyond.length > 0) spec.push(["path", `beyond${key}`, { class: `speca-beyond ${kept}`, d: beyond.join("") }])
     }
-    spec.push(["g", `m${mark.key}`, { class: kind }, children])
   }
 
   for (const lane of shape.lanes) {
@@ -509,7 +529,7 @@ function picture(shape, runs, words, active) {
       "data-key": cell.key,
       tabindex: cell.key === (active ?? first) ? 0 : -1,
       role: "img",
-      "aria-label": describe(words, cell, runs[cell.run], longLaneName(words, shape.lanes[cell.lane].label) || null)
+      "aria-label": labelOf(words, cell, runs[cell.run], shape.lanes[cell.lane].label)
     }
     spec.push(["g", `c${cell.key}`, attributes, cellShape(cell)])
   }
@@ -560,6 +580,10 @@ function cellShape({ x, y, w, h, kind, narrow }) {
   const square = Math.min(w, 22)
   const block = ["rect", "block", { class: "speca-body", x: cx - square / 2, y: y + 0.5, width: square, height: h - 1, rx: 2.5 }]
   return kind === "full" ? [block] : [block, ["path", "sign", { class: "speca-sign", d: triangle(cx, cy, Math.min(5, square / 2.4)) }]]
+}
+
+function disc(x, y, r) {
+  return `M${round(x - r)},${round(y)}a${round(r)},${round(r)} 0 1 0 ${round(2 * r)},0a${round(r)},${round(r)} 0 1 0 ${round(-2 * r)},0z`
 }
 
 function triangle(x, y, r) {

@@ -262,25 +262,34 @@ function copySettings(run) {
 
 // -- drawing -----------------------------------------------------------------------------------------------------------
 
+// Ten pictures a second show a run well enough, and leave the page to the canvas.
+const MS_PER_PICTURE = 100
+
 let scheduled = false
+let drawnAt = -Infinity
 
 function schedule() {
   if (scheduled) return
   scheduled = true
-  requestAnimationFrame(() => {
+  const wait = drawnAt + MS_PER_PICTURE - performance.now()
+  if (wait > 0) setTimeout(() => requestAnimationFrame(draw), wait)
+  else requestAnimationFrame(draw)
+
+  function draw() {
     scheduled = false
+    drawnAt = performance.now()
     try {
       render()
     } catch (error) {
       // Never an exception on the canvas.
       console.warn("[SpeCa] the panel could not be drawn", error)
     }
-  })
+  }
 }
 
 function render() {
   listed = null
-  const words = makeWords(dictionaries, app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en")
+  const words = currentWords()
   const colours = theme()
   runsPanel.dom.dataset.theme = colours
   for (const [node, shown] of panels) {
@@ -294,6 +303,17 @@ function render() {
     shown.panel.update({ run: chosen?.run ?? null, choices: buttons }, words)
   }
   if (runsPanel.dom.isConnected) runsPanel.update(runsOf(state, workflowId(), tab()), allRuns(state), words)
+}
+
+let said = { dictionaries: null, locale: null, words: null }
+
+/** The same object as long as nothing changed: what was put into words is remembered with it. */
+function currentWords() {
+  const locale = app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en"
+  if (said.dictionaries !== dictionaries || said.locale !== locale) {
+    said = { dictionaries, locale, words: makeWords(dictionaries, locale) }
+  }
+  return said.words
 }
 
 function newest(choices) {

@@ -1,0 +1,855 @@
+"""The panel as a person sees it: the real frontend in headless Chromium, on a real server, clicking Run.
+
+Every situation is seen on two frontends (the one that the pinned ComfyUI asks for, and a recent one) and with both
+renderers (classic canvas and Nodes 2.0). Screenshots of each are kept in `.dev/screenshots`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import comfy_server
+
+ROOT = Path(__file__).resolve().parents[1]
+SCREENSHOTS = ROOT / ".dev" / "screenshots"
+RECENT_FRONTEND = ROOT / ".dev" / "frontend-1.58.1"
+CHROMIUM = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# As root and without a network of its own, Chromium needs to be told.
+CHROMIUM_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+PLACES = [(frontend, renderer) for frontend in ("pinned", "recent") for renderer in ("classic", "nodes2")]
+
+STEPS = 28
+LONG = 600
+TIMEOUT = 60_000
+
+playwright_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.comfy
+
+seeds = itertools.count(1)
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+def chain(first: int = 1, steps: int = STEPS, loader: dict | None = None, **settings: Any) -> dict[str, dict]:
+    """TinyModelLoader -> SpeCa -> KSampler -> SpeCaReport -> SaveLatent in API format, ids from `first`."""
+    ids = [str(first + i) for i in range(5)]
+    sampler = {
+        "seed": next(seeds),
+        "steps": steps,
+        "cfg": settings.pop("cfg", 1.0),
+        "sampler_name": "euler",
+        "scheduler": "simple",
+        "denoise": 1.0,
+    }
+    links = {"model": [ids[1], 0], "latent_image": [ids[0], 1], "positive": [ids[0], 2], "negative": [ids[0], 3]}
+    return {
+        ids[0]: node("TinyModelLoader", **{"name": "flux", "weights_seed": 0, "batch_size": 1, **(loader or {})}),
+        ids[1]: node("SpeCa", model=[ids[0], 0], **{"threshold": 0.4, **settings}),
+        ids[2]: node("KSampler", **links, **sampler),
+        ids[3]: node("SpeCaReport", samples=[ids[2], 0], model=[ids[1], 0]),
+        ids[4]: node("SaveLatent", samples=[ids[3], 0], filename_prefix="panel"),
+    }
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+PLACE_OF = {
+    "TinyModelLoader": (40, 60),
+    "SpeCa": (370, 60),
+    "KSampler": (890, 60),
+    "SpeCaReport": (890, 420),
+    "SaveLatent": (1180, 60),
+    "ConditioningConcat": (40, 380),
+}
+
+
+def workflow(object_info: dict, graph: dict[str, dict], workflow_id: str | None = None) -> dict[str, Any]:
+    """An API graph as a saved workflow: what the frontend reads from a file. A second chain stands below the first."""
+    nodes: dict[str, dict] = {}
+    links: list[list] = []
+    row: dict[str, int] = {}
+    for node_id, each in graph.items():
+        info = object_info[each["class_type"]]
+        described = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        inputs, values = [], []
+        for name, (kind, *options) in described.items():
+            given = each["inputs"].get(name)
+            if isinstance(given, list):
+                inputs.append({"name": name, "type": kind, "link": None})
+            elif isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                values.append(given if given is not None else options[0].get("default"))
+                if options and options[0].get("control_after_generate"):
+                    values.append("randomize")
+        outputs = [
+            {"name": name, "type": kind, "links": []}
+            for name, kind in zip(info["output_name"], info["output"], strict=True)
+        ]
+        x, y = PLACE_OF[each["class_type"]]
+        place = [x, y + 620 * row.setdefault(each["class_type"], 0)]
+        row[each["class_type"]] += 1
+        nodes[node_id] = {
+            "id": int(node_id),
+            "type": each["class_type"],
+            "pos": place,
+            "size": [460 if each["class_type"] == "SpeCa" else 250, 80],
+            "flags": {},
+            "order": len(nodes),
+            "mode": 0,
+            "inputs": inputs,
+            "outputs": outputs,
+            "properties": {},
+            "widgets_values": values,
+        }
+    for node_id, each in graph.items():
+        for index, slot in enumerate(nodes[node_id]["inputs"]):
+            source, output = each["inputs"][slot["name"]]
+            link = len(links) + 1
+            links.append([link, int(source), output, int(node_id), index, slot["type"]])
+            slot["link"] = link
+            nodes[source]["outputs"][output]["links"].append(link)
+    return {
+        "id": workflow_id or str(uuid.uuid4()),
+        "revision": 0,
+        "last_node_id": max(map(int, nodes)),
+        "last_link_id": len(links),
+        "nodes": list(nodes.values()),
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {"ds": {"scale": 0.9, "offset": [60, 60]}},
+        "version": 0.4,
+    }
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+class Panel:
+    """The panel of one node in the page."""
+
+    def __init__(self, window: Window, path: tuple[int, ...]) -> None:
+        self.window = window
+        self.element = window.page.evaluate_handle(
+            """(path) => {
+                let graph = app.rootGraph ?? app.graph
+                for (const id of path.slice(0, -1)) graph = graph.getNodeById(id).subgraph
+                return graph.getNodeById(path.at(-1)).widgets.find((widget) => widget.name === "speca_panel").element
+            }""",
+            list(path),
+        ).as_element()
+
+    @property
+    def run_id(self) -> str | None:
+        return self.element.get_attribute("data-run")
+
+    @property
+    def status(self) -> str | None:
+        return self.element.get_attribute("data-status")
+
+    def text(self, part: str) -> str:
+        return self.element.query_selector(f".speca-{part}").inner_text()
+
+    def wait_for(self, status: str = "finished", other_than: str | None = None, calls: int = 0) -> str:
+        """The id of the run shown, once it has `status`, is another than the one given and has `calls` errors drawn."""
+        self.window.page.wait_for_function(
+            """([el, status, before, calls]) => el.dataset.status === status && (el.dataset.run ?? null) !== before
+                && [...el.querySelectorAll(".speca-heads")].reduce((n, each) => n + Number(each.dataset.n), 0) >= calls""",
+            arg=[self.element, status, other_than, calls],
+            timeout=TIMEOUT,
+        )
+        return self.run_id
+
+    def kinds(self) -> list[str]:
+        """The outcomes of the cells drawn, row by row."""
+        names = self.element.eval_on_selector_all(".speca-cell", "cells => cells.map(cell => cell.className.baseVal)")
+        return [re.search(r"speca-(full|accepted|rejected)", name)[1] for name in names]
+
+    def choices(self) -> list[str]:
+        return self.element.eval_on_selector_all(".speca-choice", "all => all.map(each => each.textContent)")
+
+
+class Window:
+    """One browser window."""
+
+    def __init__(self, place: Place, context: Any) -> None:
+        self.place = place
+        self.page = context.new_page()
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
+        self.page.on(
+            "console", lambda message: self.errors.append(message.text) if "[SpeCa]" in message.text else None
+        )
+        self.page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
+        self.open()
+
+    def open(self) -> None:
+        self.page.goto(self.place.server.url)
+        self._wait_until_ready()
+
+    def reload(self) -> None:
+        self.page.reload()
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        self.page.wait_for_function(
+            """() => window.app?.extensionManager?.workflow?.activeWorkflow && app.graph
+                && document.querySelector('link[href*="panel.css"]')?.sheet""",
+            timeout=TIMEOUT,
+        )
+
+    def load(self, graph: dict, name: str) -> None:
+        """Opens a saved workflow in a new tab."""
+        self.page.evaluate("([graph, name]) => app.loadGraphData(graph, true, true, name)", [graph, name])
+        self.page.wait_for_function(
+            "name => app.extensionManager.workflow.activeWorkflow.path.includes(name)", arg=name, timeout=TIMEOUT
+        )
+
+    def open_tab(self, name: str) -> None:
+        tab = self.page.get_by_role("button", name=re.compile(rf"^{re.escape(name)}\b"))
+        tab.first.click()
+        self.page.wait_for_function(
+            "name => app.extensionManager.workflow.activeWorkflow.path.includes(name)", arg=name, timeout=TIMEOUT
+        )
+
+    def click_run(self) -> None:
+        self.page.get_by_role("button", name="Run", exact=True).click()
+
+    def set_batch(self, n: int) -> None:
+        field = self.page.locator("input.p-inputnumber-input, input[aria-label='Batch Count']").first
+        field.fill(str(n))
+        field.press("Enter")
+        field.press("Tab")
+        self.page.wait_for_timeout(300)
+        assert field.input_value() == str(n)
+
+    def set_widget(self, node_id: int, name: str, value: Any) -> None:
+        self.page.evaluate(
+            "([id, name, value]) => { app.graph.getNodeById(id).widgets.find(w => w.name === name).value = value }",
+            [node_id, name, value],
+        )
+
+    def panel(self, *path: int) -> Panel:
+        return Panel(self, path)
+
+    def open_runs(self) -> Any:
+        """The panel below the canvas, opened by the icon on the node."""
+        if not self.page.locator(".speca-runs").count():
+            self.page.locator(".speca-open:visible").first.click()
+        runs = self.page.locator(".speca-runs")
+        runs.wait_for(state="visible", timeout=TIMEOUT)
+        return runs
+
+    def close_runs(self) -> None:
+        if self.page.locator(".speca-runs").count():
+            self.page.evaluate("app.extensionManager.bottomPanel.toggleBottomPanelTab('speca')")
+
+    def graph_id(self) -> str:
+        return self.page.evaluate("(app.rootGraph ?? app.graph).id")
+
+    def shot(self, name: str) -> Path:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        path = SCREENSHOTS / f"{self.place.name}-{name}.png"
+        # Toasts fade, and the mouse must not leave a tooltip behind that the picture is not about.
+        self.page.screenshot(path=path)
+        return path
+
+    def own_errors(self) -> list[str]:
+        return [error for error in self.errors if "speca" in error.lower()]
+
+
+class Place:
+    """A frontend with a renderer: a server, and a browser with one window."""
+
+    def __init__(self, frontend: str, renderer: str, server: comfy_server.Server, browser: Any) -> None:
+        self.name = f"{frontend}-{renderer}"
+        self.renderer = renderer
+        self.server = server
+        self.set("Comfy.VueNodes.Enabled", renderer == "nodes2")
+        self.set("Comfy.ColorPalette", "dark")
+        self.set("Comfy.Locale", "en")
+        self.object_info = server.get("/object_info")
+        self.context = browser.new_context(
+            viewport={"width": 1400, "height": 860}, device_scale_factor=1, accept_downloads=True, locale="en-US"
+        )
+        self.window = Window(self, self.context)
+
+    def set(self, name: str, value: Any) -> None:
+        self.server.post(f"/settings/{name}", value)
+
+    def workflow(self, graph: dict[str, dict], workflow_id: str | None = None) -> dict[str, Any]:
+        return workflow(self.object_info, graph, workflow_id)
+
+    def runs(self, workflow_id: str | None = None) -> list[dict]:
+        runs = self.server.get("/speca/runs")["runs"]
+        return [run for run in runs if workflow_id in (None, run["workflow_id"])]
+
+    def run(self, run_id: str) -> dict:
+        return self.server.get(f"/speca/runs/{run_id}")
+
+
+@pytest.fixture(scope="session")
+def _browser() -> Iterator[Any]:
+    found = next((path for path in map(shutil.which, filter(None, CHROMIUM)) if path), None)
+    if found is None:
+        pytest.skip("no Chromium: install it, or set CHROMIUM")
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, headless=True, args=list(CHROMIUM_FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def _servers(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    running: dict[str, comfy_server.Server] = {}
+
+    def server(frontend: str) -> comfy_server.Server:
+        if frontend == "recent" and not (RECENT_FRONTEND / "index.html").is_file():
+            pytest.skip("no recent frontend: run `python dev.py setup`")
+        if frontend not in running:
+            arguments = ["--front-end-root", str(RECENT_FRONTEND)] if frontend == "recent" else []
+            # A page without a graphics card draws its canvas on the processor that computes the runs.
+            settings = {
+                "Comfy.Minimap.Visible": False,
+                "Comfy.Graph.CanvasInfo": False,
+                "LiteGraph.Canvas.MaximumFps": 10,
+            }
+            folder = tmp_path_factory.mktemp(f"{frontend}-server")
+            running[frontend] = comfy_server.Server(folder, arguments=arguments, settings=settings).__enter__()
+        return running[frontend]
+
+    yield server
+    for each in running.values():
+        each.stop()
+
+
+@pytest.fixture(scope="module", params=PLACES, ids=["-".join(place) for place in PLACES])
+def place(request: pytest.FixtureRequest, _browser: Any, _servers: Any) -> Iterator[Place]:
+    frontend, renderer = request.param
+    made = Place(frontend, renderer, _servers(frontend), _browser)
+    yield made
+    made.context.close()
+
+
+@pytest.fixture
+def window(place: Place) -> Iterator[Window]:
+    """The place's window; whatever a test does in it, nothing of this pack may throw."""
+    place.window.errors.clear()
+    yield place.window
+    place.window.close_runs()
+    assert place.window.own_errors() == []
+
+
+# -- one run -----------------------------------------------------------------------------------------------------------
+
+
+def test_run_is_drawn_as_the_server_tells_it(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain()), "one-run")
+    panel = window.panel(2)
+    assert "Run the workflow" in panel.text("empty")
+    window.click_run()
+    run = place.run(panel.wait_for(calls=STEPS - 2))
+    assert (run["node_id"], run["sampler_node_id"], run["workflow_id"]) == ("2", "3", window.graph_id())
+    assert panel.kinds() == [call["outcome"] for call in run["calls"]]
+    assert {"full", "accepted", "rejected"} == set(panel.kinds())
+    totals = run["totals"]
+    assert panel.text("counts") == (
+        f"{STEPS} calls: {totals['full']} full, {totals['accepted']} accepted, {totals['rejected']} rejected"
+    )
+    assert panel.text("factor") == f"{totals['speedup']:.1f}×"
+
+    # Pointed at: everything there is to know of the call.
+    rejected = next(i for i, kind in enumerate(panel.kinds()) if kind == "rejected")
+    cell = panel.element.query_selector_all(".speca-cell")[rejected]
+    cell.hover()
+    call = run["calls"][rejected]
+    tip = panel.text("tip")
+    assert tip.startswith(f"call {rejected + 1} · σ ")
+    assert f"rejected: error {_figure(call['rows'][0]['error'])} over {_figure(call['rows'][0]['threshold'])}" in tip
+    assert tip.endswith(" ms")
+    box, edge = (panel.element.query_selector(f".speca-{name}").bounding_box() for name in ("tip", "chart"))
+    assert box["x"] >= edge["x"] - 1
+    assert box["x"] + box["width"] <= edge["x"] + edge["width"] + 1
+    window.shot("one-run")
+
+    # The keyboard walks the same cells, and the canvas does not move with it.
+    before = window.page.evaluate("[...app.graph.getNodeById(2).pos]")
+    window.page.mouse.move(5, 500)
+    panel.element.query_selector(".speca-cell").focus()
+    assert panel.text("tip").startswith("call 1 · ")
+    window.page.keyboard.press("ArrowRight")
+    assert panel.text("tip").startswith("call 2 · ")
+    window.page.keyboard.press("End")
+    assert panel.text("tip").startswith(f"call {STEPS} · ")
+    assert window.page.evaluate("[...app.graph.getNodeById(2).pos]") == before
+    window.page.evaluate("document.activeElement.blur()")
+
+
+def _figure(value: float) -> str:
+    return f"{float(f'{value:.3g}'):g}"
+
+
+def test_nothing_of_the_panel_is_saved_or_sent(place: Place, window: Window) -> None:
+    graph = place.workflow(chain())
+    window.load(graph, "saved")
+    saved = window.page.evaluate("JSON.parse(JSON.stringify(app.graph.serialize()))")
+    values = next(each for each in saved["nodes"] if each["type"] == "SpeCa")["widgets_values"]
+    assert values == next(each for each in graph["nodes"] if each["type"] == "SpeCa")["widgets_values"]
+    prompt = window.page.evaluate("app.graphToPrompt().then(({output}) => output)")
+    assert set(prompt["2"]["inputs"]) == {"model", *_widgets(place, "SpeCa")}
+    # The panel is the node's last widget.
+    assert window.page.evaluate("app.graph.getNodeById(2).widgets.at(-1).name") == "speca_panel"
+
+
+def _widgets(place: Place, name: str) -> list[str]:
+    return [each for each in place.object_info[name]["input"]["required"] if each != "model"]
+
+
+def test_only_the_seed_changed(place: Place, window: Window) -> None:
+    """The node does not run again, its MODEL comes from the cache; the run is a new one all the same."""
+    window.load(place.workflow(chain()), "new-seed")
+    panel = window.panel(2)
+    window.click_run()
+    first = panel.wait_for()
+    window.click_run()
+    second = panel.wait_for(other_than=first)
+    assert place.run(first)["prompt_id"] != place.run(second)["prompt_id"]
+    cached = place.server.get("/history")[place.run(second)["prompt_id"]]["status"]["messages"]
+    assert "2" in next(data["nodes"] for name, data in cached if name == "execution_cached")
+    assert len(place.runs(window.graph_id())) == 2
+
+
+def test_a_batch_of_samples_has_a_row_for_each_that_differs(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(loader={"batch_size": 3})), "batch")
+    panel = window.panel(2)
+    window.click_run()
+    run = place.run(panel.wait_for(calls=STEPS))
+    by_sample = [[call["rows"][sample]["outcome"] for call in run["calls"]] for sample in range(3)]
+    assert len({tuple(each) for each in by_sample}) > 1, "the samples' noise differs, and so should their decisions"
+    assert panel.kinds() == sum(by_sample, [])
+    window.shot("batch")
+
+
+def test_cond_and_uncond_in_separate_calls_have_a_row_each(place: Place, window: Window) -> None:
+    # A prompt of six times the length cannot share a batch with the other.
+    graph = chain(cfg=4.0, steps=12)
+    for node_id, (to, more) in {"6": ("1", "1"), "7": ("6", "6"), "8": ("7", "6")}.items():
+        inputs = {"conditioning_to": [to, 2 if to == "1" else 0], "conditioning_from": [more, 2 if more == "1" else 0]}
+        graph[node_id] = node("ConditioningConcat", **inputs)
+    graph["3"]["inputs"]["positive"] = ["8", 0]
+    window.load(place.workflow(graph), "guided")
+    panel = window.panel(2)
+    window.click_run()
+    run = place.run(panel.wait_for())
+    by_cond = {cond: [c["outcome"] for c in run["calls"] if c["conds"] == [cond]] for cond in (0, 1)}
+    assert [len(each) for each in by_cond.values()] == [12, 12]
+    assert panel.kinds() == by_cond[0] + by_cond[1]
+    labels = panel.element.eval_on_selector_all("text.speca-label", "all => all.map(each => each.textContent)")
+    assert {"pos", "neg"} <= set(labels)
+    window.shot("guided")
+
+
+# -- several runs ------------------------------------------------------------------------------------------------------
+
+
+def test_two_nodes_show_their_own_runs(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(1) | chain(11, threshold=0.9)), "two-nodes")
+    left, right = window.panel(2), window.panel(12)
+    window.click_run()
+    ids = [left.wait_for(), right.wait_for()]
+    assert [place.run(run_id)["node_id"] for run_id in ids] == ["2", "12"]
+    for panel, run_id in zip((left, right), ids, strict=True):
+        assert panel.kinds() == [call["outcome"] for call in place.run(run_id)["calls"]]
+        assert panel.choices() == []
+    window.page.evaluate("app.canvas.ds.scale = 0.62; app.canvas.ds.offset = [120, 90]; app.canvas.setDirty(true, true)")
+    window.page.wait_for_timeout(300)
+    window.shot("two-nodes")
+
+
+def test_one_node_for_two_samplers_offers_both(place: Place, window: Window) -> None:
+    graph = chain(1, steps=8) | {
+        key: each for key, each in chain(11, steps=10).items() if each["class_type"] in ("KSampler", "SaveLatent")
+    }
+    graph["13"]["inputs"] |= {"model": ["2", 0], "latent_image": ["4", 0], "positive": ["1", 2], "negative": ["1", 3]}
+    graph["15"]["inputs"] |= {"samples": ["13", 0]}
+    window.load(place.workflow(graph), "two-samplers")
+    panel = window.panel(2)
+    window.click_run()
+    window.page.wait_for_function(
+        "el => el.querySelectorAll('.speca-choice').length === 2 && el.dataset.status === 'finished'",
+        arg=panel.element,
+        timeout=TIMEOUT,
+    )
+    assert panel.choices() == ["KSampler #3", "KSampler #13"]
+    for index, steps in enumerate((8, 10)):
+        panel.element.query_selector_all(".speca-choice")[index].click()
+        window.page.wait_for_function(
+            "([el, n]) => el.querySelectorAll('.speca-cell').length === n", arg=[panel.element, steps], timeout=TIMEOUT
+        )
+        assert place.run(panel.run_id)["sampler_node_id"] == ("3", "13")[index]
+
+
+def test_inside_a_subgraph_and_in_two_of_them(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(1, threshold=0.5)), "subgraph")
+    window.page.evaluate(
+        """() => {
+            const graph = app.rootGraph ?? app.graph
+            const { subgraph, node } = graph.convertToSubgraph(new Set([graph.getNodeById(2), graph.getNodeById(3), graph.getNodeById(4)]))
+            subgraph.name = node.title = "Sampling"
+        }"""
+    )
+    saved = window.page.evaluate("JSON.parse(JSON.stringify((app.rootGraph ?? app.graph).serialize()))")
+    outer = next(each for each in saved["nodes"] if each["type"] == saved["definitions"]["subgraphs"][0]["id"])
+    window.click_run()
+    window.page.evaluate("id => { const node = (app.rootGraph ?? app.graph).getNodeById(id); app.canvas.openSubgraph(node.subgraph, node) }", outer["id"])
+    panel = window.panel(outer["id"], 2)
+    run = place.run(panel.wait_for(calls=STEPS - 2))
+    assert run["node_id"] == f"{outer['id']}:2"
+    assert panel.kinds() == [call["outcome"] for call in run["calls"]]
+    assert panel.choices() == []
+    assert panel.element.is_visible()
+    window.page.wait_for_timeout(500)
+    window.shot("subgraph")
+
+    # The same subgraph a second time: one inner node, two runs.
+    twin = json.loads(json.dumps(outer)) | {"id": 40, "title": "Sampling", "pos": [outer["pos"][0], outer["pos"][1] + 320]}
+    graph = json.loads(json.dumps(saved)) | {"id": str(uuid.uuid4())}
+    next(each for each in graph["nodes"] if each["id"] == outer["id"])["title"] = "First pass"
+    twin["title"] = "Second pass"
+    link = max(each[0] for each in graph["links"])
+    for slot, socket in enumerate(twin["inputs"]):
+        if socket.get("link") is None:
+            continue
+        _, source, output, _, _, kind = next(each for each in graph["links"] if each[0] == socket["link"])
+        link += 1
+        socket["link"] = link
+        graph["links"].append([link, source, output, 40, slot, kind])
+        next(each for each in graph["nodes"] if each["id"] == source)["outputs"][output]["links"].append(link)
+    save = next(each for each in graph["nodes"] if each["type"] == "SaveLatent")
+    sink = json.loads(json.dumps(save)) | {"id": 41, "pos": [save["pos"][0], save["pos"][1] + 320]}
+    samples = next(i for i, each in enumerate(twin["outputs"]) if each["type"] == "LATENT" and each.get("links"))
+    for each in twin["outputs"]:
+        each["links"] = []
+    link += 1
+    twin["outputs"][samples]["links"] = [link]
+    sink["inputs"][0]["link"] = link
+    graph["links"].append([link, 40, samples, 41, 0, "LATENT"])
+    graph["nodes"] += [twin, sink]
+    graph |= {"last_node_id": 41, "last_link_id": link}
+    window.load(graph, "used-twice")
+    window.click_run()
+    window.page.evaluate("id => { const node = (app.rootGraph ?? app.graph).getNodeById(id); app.canvas.openSubgraph(node.subgraph, node) }", 40)
+    panel = window.panel(40, 2)
+    window.page.wait_for_function(
+        "el => el.querySelectorAll('.speca-choice').length === 2 && el.dataset.status === 'finished'",
+        arg=panel.element,
+        timeout=TIMEOUT,
+    )
+    assert set(panel.choices()) == {"First pass", "Second pass"}
+    shown = {}
+    for name in ("First pass", "Second pass"):
+        panel.element.query_selector(f".speca-choice:text-is('{name}')").click()
+        window.page.wait_for_function(
+            "([el, name]) => el.querySelector('.speca-choice[aria-pressed=true]')?.textContent === name",
+            arg=[panel.element, name],
+            timeout=TIMEOUT,
+        )
+        shown[name] = place.run(panel.run_id)["node_id"]
+    assert shown == {"First pass": f"{outer['id']}:2", "Second pass": "40:2"}
+    window.page.wait_for_timeout(500)
+    window.shot("subgraph-twice")
+    window.page.evaluate("app.canvas.setGraph(app.rootGraph ?? app.graph)")
+
+
+def test_two_tabs_do_not_show_each_other(place: Place, window: Window) -> None:
+    """Also when both hold a copy of one workflow, with one id."""
+    graph = place.workflow(chain())
+    window.load(graph, "tab-left")
+    window.click_run()
+    left = window.panel(2).wait_for()
+    window.load(json.loads(json.dumps(graph)), "tab-right")
+    assert window.panel(2).run_id is None
+    assert "Run the workflow" in window.panel(2).text("empty")
+    # ComfyUI runs nothing for a prompt that it has run already.
+    window.set_widget(3, "seed", next(seeds))
+    window.click_run()
+    right = window.panel(2).wait_for()
+    assert left != right
+    # The tab's nodes are made anew when it is opened; its run is there again.
+    window.open_tab("tab-left")
+    assert window.panel(2).wait_for() == left
+    assert window.panel(2).kinds() == [call["outcome"] for call in place.run(left)["calls"]]
+    window.shot("tab-left-again")
+
+
+def test_a_second_window(place: Place, window: Window) -> None:
+    """The same workflow in another window follows; another workflow there does not."""
+    graph = place.workflow(chain())
+    other = Window(place, place.context)
+    try:
+        window.load(graph, "window-one")
+        other.load(json.loads(json.dumps(graph)), "window-two")
+        window.click_run()
+        run_id = window.panel(2).wait_for()
+        assert other.panel(2).wait_for() == run_id
+        assert other.panel(2).kinds() == window.panel(2).kinds()
+        other.load(place.workflow(chain()), "window-other")
+        window.click_run()
+        window.panel(2).wait_for(other_than=run_id)
+        assert other.panel(2).run_id is None
+        assert other.own_errors() == []
+    finally:
+        other.page.close()
+
+
+def test_a_queued_batch_of_prompts(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(steps=12)), "queued")
+    window.set_batch(3)
+    window.click_run()
+    panel = window.panel(2)
+    panel.wait_for("finished")
+    runs = window.open_runs()
+    runs.locator(".speca-row[data-status=finished]").nth(2).wait_for(timeout=TIMEOUT)
+    window.set_batch(1)
+    shown = runs.locator(".speca-row").evaluate_all("rows => rows.map(row => row.dataset.run)")
+    told = sorted(place.runs(window.graph_id()), key=lambda run: -run["started_at"])
+    assert shown == [run["run_id"] for run in told]
+    assert len(shown) == 3
+    assert panel.wait_for() == shown[0]
+
+
+def test_an_interrupted_run_says_so(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(steps=LONG)), "interrupted")
+    panel = window.panel(2)
+    window.click_run()
+    panel.wait_for("running", calls=20)
+    assert window.page.evaluate("el => el.querySelectorAll('.speca-pending').length", panel.element) > 0
+    window.shot("running")
+    window.page.get_by_role("button", name="Cancel current run").click()
+    run = place.run(panel.wait_for("interrupted"))
+    assert run["status"] == "interrupted"
+    n_calls = run["totals"]["calls"]
+    assert n_calls < LONG
+    window.page.wait_for_function(
+        "([el, text]) => el.querySelector('.speca-note').textContent === text",
+        arg=[panel.element, f"Interrupted after {n_calls} calls."],
+        timeout=TIMEOUT,
+    )
+    window.page.wait_for_timeout(300)
+    window.shot("interrupted")
+    # The next run is not touched by it.
+    window.load(place.workflow(chain()), "after-interrupt")
+    window.click_run()
+    window.panel(2).wait_for("finished")
+
+
+def test_reload_in_the_middle_of_a_run(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(steps=LONG)), "reload")
+    window.click_run()
+    run_id = window.panel(2).wait_for("running", calls=10)
+    # The frontend stores an open workflow a moment after it has changed.
+    window.page.wait_for_timeout(1200)
+    window.reload()
+    window.page.wait_for_function("() => app.graph.getNodeById(2)?.widgets?.at(-1)?.element", timeout=TIMEOUT)
+    panel = window.panel(2)
+    window.page.wait_for_function("el => el.dataset.run", arg=panel.element, timeout=TIMEOUT)
+    assert panel.run_id == run_id
+    panel.wait_for("finished")
+    panel.wait_for("finished", calls=sum("error" in call["rows"][0] for call in place.run(run_id)["calls"]))
+    # And afterwards, with everything already over.
+    window.reload()
+    window.page.wait_for_function("() => app.graph.getNodeById(2)?.widgets?.at(-1)?.element", timeout=TIMEOUT)
+    assert window.panel(2).wait_for("finished") == run_id
+    window.shot("after-reload")
+
+
+# -- the panel below the canvas ----------------------------------------------------------------------------------------
+
+
+def test_runs_are_chosen_compared_exported_and_copied(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(threshold=0.3)), "compare")
+    panel = window.panel(2)
+    window.click_run()
+    strict = panel.wait_for()
+    window.set_widget(2, "threshold", 0.8)
+    window.click_run()
+    generous = panel.wait_for(other_than=strict)
+
+    runs = window.open_runs()
+    rows = runs.locator(".speca-row")
+    assert rows.evaluate_all("rows => rows.map(row => row.dataset.run)") == [generous, strict]
+    assert runs.locator(".speca-row[data-role=A]").get_attribute("data-run") == generous
+    window.shot("runs")
+    rows.nth(1).get_by_role("button", name="Compare").click()
+    assert runs.locator(".speca-row[data-role=B]").get_attribute("data-run") == strict
+    assert "threshold 0.8 → 0.3" in runs.locator(".speca-difference").inner_text()
+    assert runs.locator(".speca-threshold").count() == 2
+    assert runs.locator(".speca-cell").count() == 2 * STEPS
+    window.shot("compared")
+
+    rows.nth(1).locator(".speca-row-main").click()
+    assert runs.locator(".speca-row[data-role=A]").get_attribute("data-run") == strict
+    with window.page.expect_download() as download:
+        runs.get_by_role("button", name="Export JSON").click()
+    exported = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    told = place.run(strict)
+    assert {key: exported[key] for key in told if key != "calls"} == {key: told[key] for key in told if key != "calls"}
+    assert [call["outcome"] for call in exported["calls"]] == [call["outcome"] for call in told["calls"]]
+    with window.page.expect_download() as download:
+        runs.get_by_role("button", name="Export CSV").click()
+    assert download.value.suggested_filename.endswith(".csv")
+    table = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8"))))
+    assert [row["outcome"] for row in table] == [call["rows"][0]["outcome"] for call in told["calls"]]
+
+    runs.get_by_role("button", name="Copy settings to the node").click()
+    assert window.page.evaluate("app.graph.getNodeById(2).widgets.find(w => w.name === 'threshold').value") == 0.3
+    assert runs.get_by_role("status").inner_text() == "Copied to SpeCa"
+
+
+def test_light_theme_and_other_languages(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(threshold=0.3)), "light")
+    panel = window.panel(2)
+    window.click_run()
+    panel.wait_for()
+    window.open_runs()
+    window.page.evaluate("app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
+    window.page.wait_for_function("el => el.dataset.theme === 'light'", arg=panel.element, timeout=TIMEOUT)
+    window.page.wait_for_timeout(500)
+    window.shot("light")
+    window.page.evaluate("app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    window.page.wait_for_function("el => el.dataset.theme === 'dark'", arg=panel.element, timeout=TIMEOUT)
+    for language, word in (("zh", "完整计算"), ("ja", "予測を採用")):
+        window.page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
+        window.page.wait_for_function(
+            "word => document.querySelector('.speca-panel .speca-legend')?.textContent.includes(word)",
+            arg=word,
+            timeout=TIMEOUT,
+        )
+        window.page.wait_for_timeout(500)
+        window.shot(language)
+    window.page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+    window.page.wait_for_function(
+        "() => document.querySelector('.speca-panel .speca-legend')?.textContent.includes('computed')", timeout=TIMEOUT
+    )
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_odd_events_break_nothing(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(steps=12)), "odd")
+    panel = window.panel(2)
+    window.click_run()
+    run_id = panel.wait_for()
+    drawn = panel.kinds()
+    told = place.run(run_id)
+    origin = {key: told[key] for key in ("prompt_id", "workflow_id", "node_id", "sampler_node_id")}
+    ended = {"version": 1, "type": "run_ended", "run_id": run_id, **origin, "status": "failed"}
+    doubled = {"version": 1, "type": "calls", "run_id": run_id, **origin, "calls": told["calls"][:3], "totals": None}
+    for event in (
+        None,
+        [],
+        "nonsense",
+        {"version": 1},
+        {"version": 1, "type": "calls", "run_id": run_id, "calls": [{"call": 2}, None, {"call": "x", "rows": 1}]},
+        {"version": 1, "type": "calls", "run_id": "unknown-run", "node_id": "99:1", "calls": told["calls"]},
+        {"version": 1, "type": "calls", "run_id": "__proto__", "node_id": 2, "calls": told["calls"]},
+        {"version": 7, "type": "calls", "run_id": "newer", **origin, "calls": [{"call": 0, "rows": [{"outcome": "dreamt"}]}]},
+        doubled,
+        ended,
+    ):
+        window.page.evaluate("event => app.api.dispatchEvent(new CustomEvent('speca', { detail: event }))", event)
+    window.page.wait_for_timeout(300)
+    assert panel.run_id == run_id
+    assert panel.status == "finished"
+    assert panel.kinds() == drawn
+
+
+def test_nothing_deprecated_is_used(place: Place) -> None:
+    """A page with nothing but the pack's own start-up: no notice of a deprecated import or method names it."""
+    page = place.context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(f"{message.text} {message.location}"))
+    try:
+        page.goto(place.server.url)
+        page.wait_for_function("() => document.querySelector('link[href*=\"panel.css\"]')?.sheet", timeout=TIMEOUT)
+        page.wait_for_timeout(1000)
+    finally:
+        page.close()
+    assert [line for line in said if "speca" in line.lower()] == []
+
+
+# -- what the server serves --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["zh", "ja"])
+def test_every_node_input_and_output_is_translated(place: Place, language: str) -> None:
+    """English is the nodes' own text; the other languages must keep up with it."""
+    if place.name != "pinned-classic":
+        pytest.skip("the same on every frontend")
+    nodes = {name: info for name, info in place.object_info.items() if name.startswith("SpeCa")}
+    served = place.server.get("/i18n")[language]["nodeDefs"]
+    for name, info in nodes.items():
+        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        assert served[name]["display_name"]
+        assert served[name]["description"]
+        assert set(served[name]["inputs"]) == set(inputs), name
+        assert set(served[name]["outputs"]) == {str(i) for i in range(len(info["output"]))}, name
+        assert all(each["name"] and each["tooltip"] for each in served[name]["inputs"].values()), name
+    # The page's translator reads these as its syntax.
+    assert not set("@|{}") & set("".join(_strings({name: served[name] for name in nodes})))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    else:
+        for each in value.values():
+            yield from _strings(each)
+
+
+def test_every_node_has_a_help_page(place: Place) -> None:
+    if place.name != "pinned-classic":
+        pytest.skip("the same on every frontend")
+    for name in (name for name in place.object_info if name.startswith("SpeCa")):
+        page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        assert page.startswith("# ")
+        info = place.object_info[name]["input"]
+        for each in {**info.get("required", {}), **info.get("optional", {})}:
+            if name != "SpeCa" or each != "model":
+                assert re.search(rf"\b{each}\b", page), f"{name}.md does not speak of {each}"
+
+
+def test_the_routes_in_a_real_server(place: Place) -> None:
+    if place.name != "pinned-classic":
+        pytest.skip("the same on every frontend")
+    import urllib.error
+    import urllib.request
+
+    for path in ("/speca/runs/nothing", "/api/speca/runs/nothing", "/speca/runs/..%2f..%2fcomfyui.db"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            place.server.get(path)
+        assert refused.value.code == 404
+    request = urllib.request.Request(f"{place.server.url}/speca/runs", headers={"Origin": "http://elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert refused.value.code == 403
+
+

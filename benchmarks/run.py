@@ -108,6 +108,12 @@ class Table:
             return
         self.rows = kept
         self._keys = {self._key(row) for row in self.rows}
+        self.rewrite()
+
+    def find(self, row: dict[str, Any]) -> dict[str, str] | None:
+        return next((known for known in self.rows if self._key(known) == self._key(row)), None)
+
+    def rewrite(self) -> None:
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -132,14 +138,9 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: bool, rounds: int, table: Table) -> None:
-    """All settings of a cell that the table lacks."""
-    from methods import METHODS, Uncached, run_setting
-    from quality import joint_speedup, mean, median, psnr, relative_error, ssim
-    from sampling import batch_of
-
-    case = cell.case
-    identity = {
+def identity_of(subject: Any, case: Any, samples: int) -> dict[str, Any]:
+    """The columns that say what was measured, whatever the method."""
+    return {
         "model": subject.name,
         "depth": subject.depth,
         "steps": case.steps,
@@ -147,6 +148,18 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
         "scheduler": case.scheduler,
         "cfg": case.cfg,
         "samples": samples,
+    }
+
+
+def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: bool, table: Table) -> None:
+    """All settings of a cell that the table lacks: quality and calls."""
+    from methods import METHODS, Uncached, run_setting
+    from quality import joint_speedup, mean, median, psnr, relative_error, ssim
+    from sampling import batch_of
+
+    case = cell.case
+    identity = {
+        **identity_of(subject, case, samples),
         "version": environment.versions()["speca"],
         "weights": subject.weights,
     }
@@ -167,13 +180,11 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
     if case.sampler in SDE_SAMPLERS and any(setting.one_by_one for _, setting in wanted):
         # These samplers draw noise for the whole batch at once: a sample alone takes another path.
         references[True] = run_setting(Uncached(one_by_one=True), subject, case, batch, native)
-    timings = time_settings(subject, case, [setting for _, setting in wanted], native, rounds)
     for name, setting in wanted:
         run = run_setting(setting, subject, case, batch, native)
         truth = references[setting.one_by_one]
         pictures, true_pictures = subject.picture(run.latents), subject.picture(truth.latents)
         decibels, likeness = psnr(pictures, true_pictures), ssim(pictures, true_pictures)
-        seconds, native_seconds = timings.get(setting, (math.nan, math.nan))
         table.append(
             {
                 **identity,
@@ -195,12 +206,33 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
                 "blocks": mean([c.blocks(subject.blocks) for c in run.costs]),
                 "native_blocks": native * subject.blocks,
                 "cache_bytes": run.cache_bytes,
-                "seconds": seconds,
-                "native_seconds": native_seconds,
-                "measured_speedup": native_seconds / seconds,
             }
         )
     print(f"{subject.name} {case.key}: {len(wanted)} settings in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def time_cell(subject: Any, cell: Cell, methods: list[str], samples: int, rounds: int, table: Table) -> None:
+    """Seconds of all settings of a cell whose rows in the table lack them."""
+    from methods import METHODS
+
+    identity = identity_of(subject, cell.case, samples)
+    found = [
+        (setting, table.find({**identity, "family": setting.family, "label": setting.label}))
+        for name in methods
+        for setting in METHODS[name].settings(False)
+        if setting.fits(cell.case)
+    ]
+    untimed = {setting: row for setting, row in found if row is not None and not row["seconds"]}
+    if not untimed:
+        return
+    began = time.perf_counter()
+    native = round(float(next(iter(untimed.values()))["native_calls"]))
+    for setting, (seconds, native_seconds) in time_settings(subject, cell.case, list(untimed), native, rounds).items():
+        untimed[setting]["seconds"] = _text(seconds)
+        untimed[setting]["native_seconds"] = _text(native_seconds)
+        untimed[setting]["measured_speedup"] = _text(native_seconds / seconds)
+    table.rewrite()
+    print(f"{subject.name} {cell.case.key}: {len(untimed)} timed in {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def time_settings(
@@ -270,7 +302,7 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
     from methods import METHODS
     from subjects import TRAINED, SubjectMissingError, load
 
-    methods = options.methods or list(METHODS)
+    methods = options.methods or ["speca", *(name for name in METHODS if name != "speca")]
     if unknown := [name for name in methods if name not in METHODS]:
         sys.exit(f"no method is called {unknown[0]!r}; choose among {', '.join(METHODS)}")
     subjects = {}
@@ -297,8 +329,12 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
     samples = options.samples or (QUICK_SAMPLES if options.quick else SAMPLES)
     for cell in cells:
         short = options.quick or options.short or not cell.thorough
-        rounds = 0 if options.no_timing or not cell.thorough else 1 if options.quick else TIMING_ROUNDS
-        measure(subjects[cell.model], cell, methods, samples, short, rounds, table)
+        measure(subjects[cell.model], cell, methods, samples, short, table)
+    if not options.no_timing:
+        rounds = 1 if options.quick else TIMING_ROUNDS
+        for cell in cells:
+            if cell.thorough:
+                time_cell(subjects[cell.model], cell, methods, samples, rounds, table)
 
 
 def note_run(out: Path, options: argparse.Namespace, subjects: dict[str, Any]) -> None:

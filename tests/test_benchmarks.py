@@ -314,10 +314,11 @@ def test_harness_measures_resumes_and_reports(tiny, tmp_path):
     table = run.Table(tmp_path / "benchmark.csv")
     cell = run.Cell("tiny_flux", Case(steps=6), thorough=True)
     methods = ["fewer_steps", "taylor_last", "speca"]
-    run.measure(tiny, cell, methods[:2], samples=2, short=True, rounds=1, table=table)
+    run.measure(tiny, cell, methods[:2], samples=2, short=True, table=table)
+    run.time_cell(tiny, cell, methods[:1], samples=2, rounds=1, table=table)
     n_rows = len(table.rows)
     again = run.Table(tmp_path / "benchmark.csv")
-    run.measure(tiny, cell, methods, samples=2, short=True, rounds=0, table=again)
+    run.measure(tiny, cell, methods, samples=2, short=True, table=again)
     added = again.rows[n_rows:]
     assert {row["method"] for row in added} == {"speca"}
     with (tmp_path / "benchmark.csv").open(newline="") as file:
@@ -326,6 +327,7 @@ def test_harness_measures_resumes_and_reports(tiny, tmp_path):
     four = next(row for row in rows if row["label"] == "4 steps")
     assert float(four["speedup"]) == pytest.approx(6 / 4)
     assert float(four["measured_speedup"]) > 0
+    assert {row["method"] for row in rows if row["seconds"]} == {"fewer_steps"}
     assert float(four["native_blocks"]) == 6 * 6
     text = summary.write(rows, tmp_path)
     assert "tiny_flux, 6 steps" in text

@@ -78,7 +78,7 @@ def _lists_of_equal_blocks(network: nn.Module) -> Iterator[_EqualBlocks]:
             continue
         stage = BlockList(path, carried=())
         blocks = stage.blocks_of(network)
-        if len(blocks) >= 2 and len({_likeness(block) for block in blocks}) == 1 and any(blocks[0].parameters()):
+        if len(blocks) >= 2 and len({_likeness(block) for block in blocks}) == 1:
             inside.update(child for block in blocks for child in block.modules())
             yield _EqualBlocks(stage, blocks)
 

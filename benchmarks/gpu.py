@@ -254,18 +254,19 @@ def _measure_calls(
     from speca.config import SpeCaConfig
 
     native: list[float] = []
+    _reset_peak(device)
     sample(watched(patcher, clock, native), network, 2)  # the first call sets everything up
     one = native[-1] / 1000
     left = deadline - time.perf_counter()
-    # All below is about 20 full calls a round; long videos get one small round, or none.
-    if left < 12 * one:
+    # A brief round is nine full calls more; a usual one about twenty.
+    if left < 9 * one:
         figures.native_ms = native[-1]
         figures.skipped = f"{one:.1f} s for one call, too long for the time that is left"
         return
-    rounds = max(1, min(5, int(left / 4 / (20 * one + 1))))
-    native.clear()
-    _reset_peak(device)
-    sample(watched(patcher, clock, native), network, 3 + rounds)
+    brief = left < 50 * one
+    rounds = 1 if brief else max(1, min(5, int(left / 4 / (20 * one + 1))))
+    if not brief:
+        sample(watched(patcher, clock, native), network, 3 + rounds)
     figures.native_ms = median(native[1:])
     figures.peak_bytes["native"] = _peak(device)
 
@@ -273,25 +274,26 @@ def _measure_calls(
     block_ms: list[float] = []
     _reset_peak(device)
     for n in range(rounds):
-        # Three anchors, then forecasts that all stand; then forecasts that all fail.
-        for threshold, extra in ((1e30, 4), (1e-30, 2)):
+        # Three anchors, then forecasts that all stand; then forecasts that all fail, of which each leaves an anchor.
+        for threshold, warmup, extra in ((1e30, ORDER + 1, 3 if brief else 5), (1e-30, 1, 2 if brief else 4)):
             config = SpeCaConfig(
                 threshold=threshold,
                 order=ORDER,
-                warmup_steps=ORDER + 1,
+                warmup_steps=warmup,
                 max_consecutive=100,
                 noise_gain_limit=1e6,
                 threshold_end_factor=1.0,
                 cache_device="gpu",
             )
-            patched = attach(patcher, config)
+            taken: list[float] = []
+            patched = attach(watched(patcher, clock, taken), config)
             with timed_block(anatomy, clock, block_ms if threshold > 1 and n == rounds - 1 else []):
-                sample(patched, network, ORDER + 1 + extra)
+                sample(patched, network, warmup + extra)
             record = attachment_of(patched).run_of()
             if record.header.native:
                 raise RuntimeError(f"{network.name} ran natively: {record.header.native}")
-            for call in record.calls[1:]:
-                times[call.outcome].append(call.ms)
+            for call, ms in list(zip(record.calls, taken, strict=True))[1:]:
+                times[call.outcome].append(ms)
             figures.cache_bytes = max(figures.cache_bytes or 0, record.totals.cache_bytes)
     figures.peak_bytes["speca"] = _peak(device)
     figures.full_ms = median(times["full"])

@@ -68,8 +68,8 @@ class SpeCa(io.ComfyNode):
                         max=100.0,
                         step=0.05,
                         tooltip="The threshold at the end of the run, as a multiple of the one at its start (the "
-                        "paper's beta). Above 1: strict early, when the composition forms, and generous late. "
-                        "Below 1: the other way round, as in the paper.",
+                        "paper's beta). Below 1: strict late, when the fine detail is drawn. Above 1: strict early, "
+                        "when the composition forms, and generous late.",
                     )
                 ),
                 advanced(

@@ -83,8 +83,8 @@ def write_card(
         short = f" An early checkpoint of a run planned for {facts['planned_steps']} steps."
     run = (
         f"{facts['steps']} steps of {facts['batch']}, AdamW, peak learning rate {facts['lr']:g}, seed {facts['seed']}, "
-        f"{facts['minutes']} minutes on {hardware}.{short}"
-    )
+        f"{facts['minutes']} minutes on {hardware}.{short} {facts['note']}"
+    ).strip()
     path.write_text(
         f"""# {title}
 
@@ -130,6 +130,9 @@ def command_line() -> str:
     """The command of this run, without what only concerns this machine."""
     skip = {"--export", "--compile", "--fresh"}
     arguments = [a for a in sys.argv[1:] if a not in skip]
+    if "--note" in arguments:
+        at = arguments.index("--note")
+        del arguments[at : at + 2]
     return " ".join(["python dev.py train", Path(sys.argv[0]).stem, *arguments])
 
 

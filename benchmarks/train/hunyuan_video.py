@@ -106,7 +106,7 @@ def start_from_flux(model, path: Path) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__.split("\n")[0], steps=1800, batch=8, lr=6e-4)
+    parser = arguments(__doc__.split("\n")[0], steps=1200, batch=8, lr=6e-4)
     parser.add_argument("--init", type=Path, default=MODELS / "flux-emoji.safetensors", help="FLUX to start from")
     options = parser.parse_args()
     import_comfy(cpu=options.device == "cpu")

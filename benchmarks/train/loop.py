@@ -41,6 +41,7 @@ def arguments(description: str, steps: int, batch: int, lr: float) -> argparse.A
     parser.add_argument("--compile", action="store_true", help="torch.compile the network (needs a C++ compiler)")
     parser.add_argument("--fp32", action="store_true", help="do not run the network's forward under bf16 autocast")
     parser.add_argument("--export", action="store_true", help="only write the model from the last checkpoint")
+    parser.add_argument("--note", default="", help="for the card: what else is to be known of this run")
     parser.add_argument("--fresh", action="store_true", help="ignore an existing checkpoint")
     return parser
 
@@ -208,6 +209,7 @@ def train(
             "minutes": round(seconds / 60, 1),
             "device": options.device,
             "loss": round(sum(recent) / max(1, len(recent)), 4),
+            "note": options.note,
             "losses": losses,
         }
 

@@ -20,7 +20,10 @@ import argparse
 import csv
 import json
 import math
+import os
 import shlex
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -33,7 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import environment
 
 SDE_SAMPLERS = ("dpmpp_2m_sde",)
-QUICK_SAMPLES, SAMPLES = 6, 16
+SAMPLES = 16
+QUICK_SAMPLES = {"hunyuan_video": 2}
+QUICK_SAMPLES_ELSEWHERE = 4
+QUICK_LEAVES_OUT = ("lazycache", "taylor_blocks")
 TIMING_ROUNDS = 3
 
 COLUMNS = (
@@ -275,21 +281,26 @@ def main() -> None:
     parser.add_argument("--schedulers", type=listed(str))
     parser.add_argument("--cfg", type=listed(float))
     parser.add_argument("--full-grid", action="store_true", help="every sampler x scheduler x guidance; a day")
-    parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, quick {QUICK_SAMPLES}")
+    parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, quick {QUICK_SAMPLES_ELSEWHERE} or fewer")
     parser.add_argument("--again", type=listed(str), default=[], metavar="METHODS", help="measure these again")
     parser.add_argument("--short", action="store_true", help="fewer settings per method everywhere")
     parser.add_argument("--no-timing", action="store_true")
     parser.add_argument("--out", type=Path, help="default benchmarks/results, quick benchmarks/out/quick")
+    parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="only make table and plot from the CSV that is there")
     options = parser.parse_args()
 
     out = options.out or (environment.BENCHMARKS / "out" / "quick" if options.quick else environment.RESULTS)
-    if options.quick and not options.out and (out / "benchmark.csv").is_file():
-        (out / "benchmark.csv").unlink()  # a quick run measures; it does not go on
-    table = Table(out / "benchmark.csv")
     began = time.perf_counter()
-    if not options.report:
+    environment.prepare()
+    if options.quick and not options.out:
+        shutil.rmtree(out, ignore_errors=True)  # a quick run measures; it does not go on
+        quick_in_parallel(options.models, out)
+    table = Table(out / "benchmark.csv")
+    if not options.report and not (options.quick and not options.out):
         measure_all(options, table, out)
+    if options.no_report:
+        return
     import summary
 
     compare_with = environment.RESULTS / "summary.json" if options.quick else None
@@ -297,8 +308,32 @@ def main() -> None:
     print(f"\n{time.perf_counter() - began:.0f} s; {table.path}, table and plot beside it")
 
 
+def quick_in_parallel(models: list[str] | None, out: Path) -> None:
+    """A process per model, as many at a time as there are cores, and their rows in one CSV.
+
+    Within a model every method still takes its turn in one process.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from subjects import TRAINED
+
+    given = [a for i, a in enumerate(sys.argv[1:]) if a != "--models" and sys.argv[i] != "--models"]
+
+    def one(model: str) -> int:
+        command = [sys.executable, __file__, *given, "--models", model, "--out", str(out / model), "--no-report"]
+        return subprocess.run(command).returncode
+
+    with ThreadPoolExecutor(max(1, min(len(os.sched_getaffinity(0)), 4))) as pool:
+        codes = list(pool.map(one, reversed(models or TRAINED)))  # video first: it takes longest
+    if any(codes):
+        sys.exit("one of the models could not be measured; see above")
+    table = Table(out / "benchmark.csv")
+    for model in models or TRAINED:
+        for row in Table(out / model / "benchmark.csv").rows:
+            table.append(row)
+
+
 def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
-    environment.prepare()
     from methods import METHODS
     from subjects import TRAINED, SubjectMissingError, load
 
@@ -326,15 +361,21 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
         cells = star(models, options.steps, guided)
     cells.sort(key=lambda cell: not cell.thorough)  # the cells that the summary needs come first
     note_run(out, options, subjects)
-    samples = options.samples or (QUICK_SAMPLES if options.quick else SAMPLES)
+    if options.quick:
+        methods = [name for name in methods if name not in QUICK_LEAVES_OUT or name in (options.methods or ())]
+
+    def samples_of(model: str) -> int:
+        quick = QUICK_SAMPLES.get(model, QUICK_SAMPLES_ELSEWHERE)
+        return options.samples or (quick if options.quick else SAMPLES)
+
     for cell in cells:
         short = options.quick or options.short or not cell.thorough
-        measure(subjects[cell.model], cell, methods, samples, short, table)
+        measure(subjects[cell.model], cell, methods, samples_of(cell.model), short, table)
     if not options.no_timing:
         rounds = 1 if options.quick else TIMING_ROUNDS
         for cell in cells:
-            if cell.thorough:
-                time_cell(subjects[cell.model], cell, methods, samples, rounds, table)
+            if cell.thorough and (not options.quick or cell.case.steps == options.steps[-1]):
+                time_cell(subjects[cell.model], cell, methods, samples_of(cell.model), rounds, table)
 
 
 def note_run(out: Path, options: argparse.Namespace, subjects: dict[str, Any]) -> None:

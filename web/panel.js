@@ -10,6 +10,7 @@ import { cost, counts, speedup } from "./words.js"
 
 const NODE_PADDING = 9
 const NODE_GAP = 4
+const EMPTY_HEIGHT = 64
 
 /** What is shown of a run in one line, above the chart. */
 function createTotals() {
@@ -100,8 +101,12 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
   function minHeight() {
     const parts = [head, choices, empty, note, legend.dom].filter((part) => !part.hidden)
     // Not laid out yet, or squeezed for a moment while the node is being made: text would be measured as a column.
-    const usual = (part) => (part === head ? 26 : part === empty ? 64 : 18)
-    const height = (part) => (dom.clientWidth > 150 ? part.offsetHeight : usual(part))
+    const usual = (part) => (part === head ? 26 : 18)
+    const height = (part) => {
+      // Stretched over what is free, so its own height says nothing.
+      if (part === empty) return EMPTY_HEIGHT
+      return dom.clientWidth > 150 ? part.offsetHeight : usual(part)
+    }
     const fixed = parts.reduce((sum, part) => sum + height(part) + NODE_GAP, 2 * NODE_PADDING)
     return Math.ceil(fixed + (chart.dom.hidden ? 0 : chart.minHeight()))
   }

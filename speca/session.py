@@ -345,11 +345,15 @@ def summary_line(record: RunRecord) -> str:
     speed = "not measured" if totals.speedup is None else f"{totals.speedup:.1f}x (measured)"
     line = (
         f"SpeCa: {totals.calls} calls: {totals.full} full, {totals.accepted} accepted, {totals.rejected} rejected; "
-        f"{speed}; cache {totals.cache_bytes / 1e9:.2f} GB{ending}"
+        f"{speed}; cache {_size(totals.cache_bytes)}{ending}"
     )
     if totals.accepted == 0:
         line += f"; nothing skipped: {native or why_nothing_skipped(record)}"
     return line
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e7 else f"{n_bytes / 1e6:.2g} MB"
 
 
 def why_nothing_skipped(record: RunRecord) -> str:

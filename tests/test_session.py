@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from speca.config import SpeCaConfig
-from speca.events import RunHeader
+from speca.events import RunHeader, RunRecord, Totals
 from speca.session import Call, Exact, ForecastImpossibleError, Session, summary_line
 
 CPU = torch.device("cpu")
@@ -247,7 +247,13 @@ def test_the_log_line():
     _, _, session = run(REUSE, [9.0, 10.0, 11.0, 12.0, 13.0])
     line = summary_line(session.close("finished"))
     assert line.startswith("SpeCa: 5 calls: 1 full, 3 accepted, 1 rejected; ")
-    assert line.endswith("x (measured); cache 0.00 GB")
+    assert line.endswith("x (measured); cache 3.2e-05 MB")
+
+
+def test_the_log_line_of_a_large_model_as_the_readme_has_it():
+    totals = Totals(calls=28, full=11, accepted=15, rejected=2, seconds=9.8, speedup=2.1, cache_bytes=170_000_000)
+    line = summary_line(RunRecord(HEADER, "finished", (), totals))
+    assert line == "SpeCa: 28 calls: 11 full, 15 accepted, 2 rejected; 2.1x (measured); cache 0.17 GB"
 
 
 def test_the_log_line_says_why_nothing_was_skipped():

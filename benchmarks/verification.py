@@ -250,12 +250,17 @@ def main() -> None:
             results[-1]["n"] = len(driver.true_errors)
             print(f"{name} order {order}: {len(driver.true_errors)} forecasts judged", flush=True)
         results.append({"model": name, "steps": options.steps, "overhead": overhead(subject, case)})
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "verification.json"
+    if path.is_file():  # models that were measured before keep their place beside the new ones
+        kept = json.loads(path.read_text())["results"]
+        measured = {result["model"] for result in results}
+        results = [result for result in kept if result["model"] not in measured] + results
+    record = {"command": " ".join(sys.argv[1:]), "versions": environment.versions(), "results": results}
+    path.write_text(json.dumps(record, indent=1) + "\n")
     text = table(results)
     print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "verification.md").write_text(text + "\n")
-    record = {"command": " ".join(sys.argv[1:]), "versions": environment.versions(), "results": results}
-    (options.out / "verification.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -264,7 +269,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     rows = list(dict.fromkeys((r["place"], r["metric"]) for r in results if "rho" in r))
     by = {(r["model"], r["order"], r["place"], r["metric"]): r["rho"] for r in results if "rho" in r}
     lines = [
-        "Spearman's rank correlation of the verification error with the true error of the accepted output.",
+        "Spearman's rank correlation of the verification error with the true error of the accepted output, over all "
+        "forecast calls and samples of a run. (Two orders cannot disagree where the limit on the noise gain made them "
+        "the same.)",
         "",
         "| verified | metric | " + " | ".join(f"{model}, order {order}" for model, order in columns) + " |",
         "| --- " * (len(columns) + 2) + "|",

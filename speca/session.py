@@ -217,12 +217,9 @@ class Session:
             )
             features.append(history.forecast_features(forecast.weights, network.device))
             outputs.append(history.forecast_output(forecast.weights, network.device))
-        try:
-            return _cat(features), _cat(outputs)
-        except RuntimeError as error:  # rows of one batch whose anchors have different shapes
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise ForecastImpossibleError("shape_changed") from error
+        if len({tuple(t.shape for t in row) for row in features}) > 1:
+            raise ForecastImpossibleError("shape_changed")
+        return _cat(features), _cat(outputs)
 
     def _full(self, call: Call, network: Network, samples: Sequence[int]) -> _Part:
         rows = call.rows_of(samples)

@@ -42,7 +42,7 @@ class ForecastImpossibleError(Exception):
 class Exact:
     """What a full call computed: the features entering the verification block and the output, (R, ...) each.
 
-    `features` is None where they were not asked for or not to be had.
+    `features` are a copy for the session to keep; None where they were not asked for or not to be had.
     """
 
     features: Tensors | None
@@ -229,7 +229,8 @@ class Session:
             for i, row in enumerate(rows):
                 anchor = Anchor(
                     call.time,
-                    tuple(self._place(t[i : i + 1].clone()) for t in exact.features),
+                    # Rows are copied apart, or one stream's anchor would hold the memory of the whole batch.
+                    tuple(self._place(t[i : i + 1].clone() if len(rows) > 1 else t) for t in exact.features),
                     tuple(self._place(t[i : i + 1].clone()) for t in exact.output),
                 )
                 self._stream(call.streams[row]).history.record(anchor)

@@ -225,6 +225,7 @@ def _from_spec(spec: Spec, batch: int, config: dict[str, Any], state_dict: dict[
     model = model_config.get_model(state_dict, "", device=torch.device("cpu")).to(torch.float32)
     _shrink_encoders(model.diffusion_model)
     tiny_models.randomise(model.diffusion_model)
+    _fill_rotary_frequencies(model.diffusion_model)
     cpu = torch.device("cpu")
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
     latent = {"samples": torch.zeros((batch, *spec.latent[1:]))}
@@ -239,6 +240,14 @@ def _stable_audio_state_dict() -> dict[str, torch.Tensor]:
     tiny_models.randomise(embedder)
     prefixes = ("conditioner.conditioners.seconds_start.", "conditioner.conditioners.seconds_total.")
     return {prefix + key: value for prefix in prefixes for key, value in embedder.state_dict().items()}
+
+
+def _fill_rotary_frequencies(network: Any) -> None:
+    """Stable Audio reads them from its checkpoint, into a buffer that is memory as it was found until then."""
+    for name, buffer in network.named_buffers():
+        if name.endswith("rotary_pos_emb.inv_freq"):
+            count = buffer.shape[0]
+            buffer.copy_(10000.0 ** -(torch.arange(count) / count))
 
 
 class _Motion(torch.nn.Module):

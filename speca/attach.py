@@ -229,8 +229,11 @@ class _Run:
         window = options.get("context_window")
         window_key = None if window is None else tuple(getattr(window, "index_list", ()))
         patches = _patch_signature(options)
+        hooks = _hook_signature(model)
         uuids = options.get("uuids") or conds
-        streams = tuple((str(uuids[row // n_samples]), window_key, patches, row % n_samples) for row in range(rows))
+        streams = tuple(
+            (str(uuids[row // n_samples]), window_key, patches, hooks, row % n_samples) for row in range(rows)
+        )
         call = Call(
             time=float(model.model_sampling.timestep(sigma_tensor.flatten()[:1]).float()),
             sigma=sigma,
@@ -478,6 +481,13 @@ def _patch_signature(options: dict[str, Any]) -> tuple[str, ...]:
     for group, replaced in options.get("patches_replace", {}).items():
         names.extend(f"{group}/{key}" for key in replaced)
     return tuple(sorted(names))
+
+
+def _hook_signature(model: Any) -> tuple[tuple[int, float], ...]:
+    """The hooks whose weights are in force and their strengths (comfy/hooks.py). A LoRA schedule changes the weights
+    in the middle of a run: features of the old weights are no anchors of the new ones."""
+    hooks = getattr(getattr(model, "current_patcher", None), "current_hooks", None)
+    return tuple((id(hook.hook_ref), float(hook.strength)) for hook in getattr(hooks, "hooks", ()))
 
 
 def _sampler_name(sampler: Any) -> str:

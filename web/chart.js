@@ -488,7 +488,7 @@ function picture(shape, runs, words, active) {
     spec.push(["path", `threshold${run}`, { class: `speca-threshold speca-run${run}`, d }])
     if (run === 0) {
       const name = words("threshold")
-      const { x, y } = labelPlace(shape, drawn, 6 * name.length)
+      const { x, y } = labelPlace(shape, drawn, widthOf(name))
       spec.push(["text", "threshold-name", { class: "speca-label", x, y, "text-anchor": "end" }, name])
     }
   })
@@ -534,6 +534,11 @@ function picture(shape, runs, words, active) {
     spec.push(["g", `c${cell.key}`, attributes, cellShape(cell)])
   }
   return spec
+}
+
+/** Roughly, at the size of a label: letters of the East are as wide as they are high. */
+function widthOf(text) {
+  return [...text].reduce((sum, letter) => sum + (letter > "\u2e80" ? 10.5 : 6), 0)
 }
 
 /** Where the curve's name covers the fewest errors: over or under it, as far to the right as possible. */

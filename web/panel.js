@@ -28,7 +28,7 @@ function createTotals() {
       write(factor, speedup(words, totals))
       factor.title = words("speedup_hint")
       write(count, counts(words, run, totals))
-      write(side, cost(words, totals))
+      write(side, cost(words, run, totals))
     }
   }
 }

@@ -76,11 +76,11 @@ export function counts(words, run, totals) {
   return words("totals_running", { ...values, step: words.number(step, 9), steps: words.number(run.steps, 9) })
 }
 
-/** "9.8 s · 0.17 GB" */
-export function cost(words, totals) {
+/** "9.8 s · 0.17 GB"; of a run that goes on only the time, to leave room for how far it is. */
+export function cost(words, run, totals) {
   const parts = []
   if (totals.seconds !== null) parts.push(`${words.number(totals.seconds, totals.seconds < 100 ? 2 : 9)} s`)
-  if (totals.cache_bytes) parts.push(bytes(words, totals.cache_bytes))
+  if (totals.cache_bytes && run.status !== "running") parts.push(bytes(words, totals.cache_bytes))
   return parts.join(" · ")
 }
 

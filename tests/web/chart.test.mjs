@@ -4,7 +4,7 @@ import test from "node:test"
 
 import { describe, geometry, labelPlace, laneName, MAX_LANES, neighbour, SPACE } from "../../web/chart.js"
 import { emptyState, reduce } from "../../web/reducer.js"
-import { bytes, counts, makeWords, reason, speedup } from "../../web/words.js"
+import { bytes, cost, counts, makeWords, reason, speedup } from "../../web/words.js"
 
 const read = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"))
 const languages = ["en", "zh", "ja"]
@@ -268,5 +268,7 @@ test("totals in a line", () => {
   assert.equal(speedup(words, { speedup: null }), "")
   assert.deepEqual([170e6, 30e3, 2.5e9].map((n) => bytes(words, n)), ["0.17 GB", "30 kB", "2.5 GB"])
   const running = { ...shown, status: "running", steps: 28 }
+  assert.equal(cost(words, shown, shown.totals), "9.8 s · 0.17 GB")
+  assert.equal(cost(words, running, shown.totals), "9.8 s")
   assert.equal(counts(words, running, shown.totals), "step 1 of 28: 8 full, 18 accepted, 2 rejected")
 })

@@ -87,7 +87,8 @@ def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> s
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     if usual:
         plot(usual, out / "psnr-computed.png", "speedup", "speedup computed for the real model's depth")
-        plot(usual, out / "psnr-measured.png", "measured_speedup", "measured speedup of the small model, batch 1")
+        if any(cell.points(name, "measured_speedup") for cell in usual for name in cell.methods):
+            plot(usual, out / "psnr-measured.png", "measured_speedup", "measured speedup of the small model, batch 1")
     if compare_with is not None and compare_with.is_file():
         text += "\n\n" + compared(summary, json.loads(compare_with.read_text()))
     return text

@@ -14,7 +14,7 @@ import bisect
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +195,7 @@ class _Run:
     def __init__(self, session: Session, sigmas: list[float]) -> None:
         self.session = session
         self._sigmas = sigmas
+        self._visits: dict[Hashable, tuple[float, int]] = {}
 
     def forward(self, model: Any, anatomy: Anatomy, forwards: _Forwards, *args: Any, **kwargs: Any) -> Any:
         """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call."""
@@ -231,9 +232,9 @@ class _Run:
         patches = _patch_signature(options)
         hooks = _hook_signature(model)
         uuids = options.get("uuids") or conds
-        streams = tuple(
-            (str(uuids[row // n_samples]), window_key, patches, hooks, row % n_samples) for row in range(rows)
-        )
+        chunks = [(str(uuid), window_key, patches, hooks) for uuid in uuids]
+        visits = [self._count_visit(chunk, sigma) for chunk in chunks]
+        streams = tuple((chunks[row // n_samples], visits[row // n_samples], row % n_samples) for row in range(rows))
         call = Call(
             time=float(model.model_sampling.timestep(sigma_tensor.flatten()[:1]).float()),
             sigma=sigma,
@@ -247,6 +248,17 @@ class _Run:
         )
         # Other packs' patches may hold tensors for this very batch: then it is never taken apart.
         return call, n_samples > 1 and not patches
+
+    def _count_visit(self, chunk: Hashable, sigma: float) -> int:
+        """How often this conditioning was asked for at this very sigma just before.
+
+        Heun calls twice at a sigma, with two latents: its corrector and its next predictor are streams of their own,
+        each with distinct times. So is the second call of a schedule that repeats a sigma.
+        """
+        last, visits = self._visits.get(chunk, (None, 0))
+        visit = visits + 1 if last == sigma else 0
+        self._visits[chunk] = (sigma, visit)
+        return visit
 
 
 def _proved(

@@ -9,6 +9,7 @@ from typing import Any
 from .forecast import FORECASTERS, MAX_ORDER
 from .verify import ERROR_METRICS
 
+ANCHORS_TO_VERIFY = 2
 CACHE_DEVICES = ("auto", "gpu", "cpu")
 
 
@@ -21,17 +22,18 @@ class SpeCaConfig:
     threshold_end_factor: the threshold's factor at the end of the run, the paper's beta (section 3.3). Like the paper,
         the default has beta < 1, stricter late.
     accumulate_error: compare the sum of the errors since the last full call, not each error alone (the paper's rule).
-    warmup_steps: the first calls of each stream that are always computed.
+    warmup_steps: the first calls of each stream that are always computed, at least 2: one anchor can only be repeated,
+        and its output repeated with it, so nothing would tell how far the model has moved on.
     max_consecutive: the most forecasts in a row.
     start_percent, end_percent: the part of the run's steps, 0 to 1, in which forecasts are allowed.
     error_metric: one of `verify.ERROR_METRICS`.
     forecaster: one of `forecast.FORECASTERS`.
     cache_device: where the anchors are kept: "gpu" (the model's device), "cpu", or "auto" (by free memory).
-    noise_gain_limit: the largest sum of |weights| of a forecast; a forecast over it falls back to a lower order.
+    noise_gain_limit: the largest sum of |weights| of a forecast; a forecast that would exceed it goes up in order
+        only as far as the limit allows.
 
     The defaults are those that gave the highest PSNR at equal computed speedup on the small trained FLUX, 50 and 28
-    steps, euler (benchmarks/README.md, "Defaults"). warmup_steps is the one exception: 1 measured better there, but a
-    second call that repeats the first compares two copies of the same thing, so its error says little.
+    steps, euler (benchmarks/README.md, "Defaults").
     """
 
     threshold: float = 0.08
@@ -45,13 +47,13 @@ class SpeCaConfig:
     error_metric: str = "relative_l2"
     forecaster: str = "newton"
     cache_device: str = "auto"
-    noise_gain_limit: float = 3.5
+    noise_gain_limit: float = 2.5
 
     def __post_init__(self) -> None:
         _within("threshold", self.threshold, 0.0, float("inf"))
         _within("order", self.order, 0, MAX_ORDER)
         _within("threshold_end_factor", self.threshold_end_factor, 1e-3, 1e3)
-        _within("warmup_steps", self.warmup_steps, 1, 1000)
+        _within("warmup_steps", self.warmup_steps, ANCHORS_TO_VERIFY, 1000)
         _within("max_consecutive", self.max_consecutive, 1, 1000)
         _within("start_percent", self.start_percent, 0.0, 1.0)
         _within("end_percent", self.end_percent, 0.0, 1.0)

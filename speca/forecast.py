@@ -7,7 +7,7 @@ whatever the formula. Times may run in either direction and at any spacing; they
 The sum of |w_j| is the forecast's *noise gain*: how far errors in the anchors (rounding, the sampler's noise, the
 part of the features that is no polynomial) are amplified. It is known before any tensor is touched. High orders from
 anchors that lie close together, used far ahead, have gains of 10 to 50 and ruin the picture, so `forecast_weights`
-takes the highest order whose gain stays within a limit.
+goes up in order only as far as the gain stays within a limit.
 """
 
 from __future__ import annotations
@@ -109,30 +109,54 @@ def noise_gain(weights: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Weights of the anchors (oldest first), the order actually used and its noise gain."""
+    """Weights of the anchors (oldest first), the order actually used and its noise gain.
+
+    An order of 1.4 is four tenths of the way from the straight line to the parabola.
+    """
 
     weights: tuple[float, ...]
-    order: int
+    order: float
     noise_gain: float
 
 
 def forecast_weights(forecaster: str, times: Sequence[float], t: float, order: int, gain_limit: float) -> Forecast:
-    """The forecast of the highest order up to `order` whose noise gain is within `gain_limit`.
+    """The forecast of the highest order up to `order`, fractions included, whose noise gain is within `gain_limit`.
 
-    Order 0 is always within a limit of 1 or more. Raises ValueError without anchors or for repeated times.
+    Where order m + 1 would amplify too much and order m does not, the weights go from one to the other as far as the
+    limit allows. So a forecast that reaches far ahead does not fall back to a copy of the last anchor, and nothing
+    jumps when a lead passes the limit. Raises ValueError without anchors or for repeated times.
     """
     if not times:
         raise ValueError("a forecast needs at least one anchor")
     if len(set(times)) != len(times):
         raise ValueError(f"anchors must have distinct times, got {list(times)}")
     weigh = FORECASTERS[forecaster]
-    for degree in range(min(order, len(times) - 1), -1, -1):
+    within = reuse(times, t, 0)
+    for degree in range(1, min(order, len(times) - 1) + 1):
         weights = weigh(times, t, degree)
-        gain = noise_gain(weights)
-        if gain <= gain_limit * (1 + 1e-9):
-            return Forecast(tuple(weights), degree, gain)
-    weights = reuse(times, t, 0)
-    return Forecast(tuple(weights), 0, 1.0)
+        if noise_gain(weights) > gain_limit:
+            share = _share_within(within, weights, gain_limit)
+            mixed = _mix(within, weights, share)
+            return Forecast(tuple(mixed), degree - 1 + share, noise_gain(mixed))
+        within = weights
+    return Forecast(tuple(within), min(order, len(times) - 1), noise_gain(within))
+
+
+def _mix(one: Sequence[float], other: Sequence[float], share: float) -> list[float]:
+    return [(1 - share) * a + share * b for a, b in zip(one, other, strict=True)]
+
+
+def _share_within(one: Sequence[float], other: Sequence[float], gain_limit: float) -> float:
+    """The largest share of `other` beside `one` whose gain is within the limit. The gain is convex in the share, and
+    within the limit at 0, so halving finds the one crossing."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if noise_gain(_mix(one, other, middle)) <= gain_limit:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _last_gap_derivatives(times: Sequence[float], n: int) -> list[list[float]]:

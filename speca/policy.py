@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import SpeCaConfig
+from .config import ANCHORS_TO_VERIFY, SpeCaConfig
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def decide(config: SpeCaConfig, situation: Situation) -> Decision:
         return Decision("full", "warm_up")
     if not config.start_percent <= situation.progress <= config.end_percent:
         return Decision("full", "outside_range")
-    if situation.n_anchors == 0:
+    if situation.n_anchors < ANCHORS_TO_VERIFY:
         return Decision("full", "no_anchor")
     if situation.in_a_row >= config.max_consecutive:
         return Decision("full", "run_limit", config.max_consecutive)

@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .config import SpeCaConfig
+from .config import ANCHORS_TO_VERIFY, SpeCaConfig
 from .events import REASONS, CallRecord, Listener, Row, RunHeader, RunRecord, Status, Totals
 from .forecast import forecast_weights
 from .history import Anchor, History, Tensors
@@ -121,6 +121,7 @@ class Session:
         self._place = place
         self._clock = clock
         self._metric = ERROR_METRICS[config.error_metric]
+        self._depth = max(config.order + 1, ANCHORS_TO_VERIFY)
         self._streams: dict[Hashable, _Stream] = {}
         self._calls: list[CallRecord] = []
         self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
@@ -179,7 +180,7 @@ class Session:
     def _stream(self, key: Hashable) -> _Stream:
         with self._lock:
             if key not in self._streams:
-                self._streams[key] = _Stream(depth=self.config.order + 1)
+                self._streams[key] = _Stream(self._depth)
             return self._streams[key]
 
     def _speculate(self, call: Call, network: Network, samples: Sequence[int]) -> tuple[_Part | None, dict[int, Row]]:
@@ -191,7 +192,7 @@ class Session:
             output = network.speculate(features, None if len(rows) == len(call.streams) else rows)
         except ForecastImpossibleError as refused:
             for row in rows:
-                self._stream(call.streams[row]).history = History(self.config.order + 1)
+                self._stream(call.streams[row]).history = History(self._depth)
             return None, {s: Row(s, "full", refused.reason) for s in samples}
         by_row = torch.stack([self._metric(f, e) for f, e in zip(direct, output, strict=True)]).amax(dim=0)
         # Rows run conditioning by conditioning; a sample is as wrong as its worst row (amax keeps NaN).
@@ -208,15 +209,24 @@ class Session:
         return _Part(rows, output), verdicts
 
     def _forecast(self, call: Call, network: Network, rows: Sequence[int]) -> tuple[Tensors, Tensors]:
-        """(features entering the verification block, output forecast directly), rows joined: (R, ...) per tensor."""
+        """(features entering the verification block, output forecast directly), rows joined: (R, ...) per tensor.
+
+        Where the features repeat an anchor (order 0), the output is forecast in a straight line all the same: the
+        last block on repeated features would find little but its own repeated output, and see no error.
+        """
         features, outputs = [], []
         for row in rows:
             history = self._stream(call.streams[row]).history
             forecast = forecast_weights(
                 self.config.forecaster, history.times, call.time, self.config.order, self.config.noise_gain_limit
             )
+            check = (
+                forecast
+                if forecast.order > 0
+                else forecast_weights("newton", history.times, call.time, 1, self.config.noise_gain_limit)
+            )
             features.append(history.forecast_features(forecast.weights, network.device))
-            outputs.append(history.forecast_output(forecast.weights, network.device))
+            outputs.append(history.forecast_output(check.weights, network.device))
         if len({tuple(t.shape for t in row) for row in features}) > 1:
             raise ForecastImpossibleError("shape_changed")
         return _cat(features), _cat(outputs)

@@ -112,13 +112,25 @@ def test_the_noise_gain_stays_within_its_limit(limit, gaps, ahead):
     assert forecast.noise_gain == pytest.approx(noise_gain(forecast.weights))
 
 
-def test_the_highest_order_within_the_limit_is_taken():
-    """Anchors 0, 1, 2: one ahead the gains are 1, 3, 7; five ahead 1, 11, 71."""
+def test_the_order_goes_up_as_far_as_the_limit_allows():
+    """Anchors 0, 1, 2, one ahead: weights (0, 0, 1), (0, -1, 2), (1, -3, 3) have gains 1, 3, 7."""
     times = EVEN[:3]
     assert [noise_gain(newton(times, 3.0, m)) for m in range(3)] == [1, 3, 7]
     assert forecast_weights("newton", times, 3.0, 2, 7.0).order == 2
-    assert forecast_weights("newton", times, 3.0, 2, 6.9).order == 1
-    assert forecast_weights("newton", times, 3.0, 2, 2.9).order == 0
+    half_a_parabola = forecast_weights("newton", times, 3.0, 2, 5.0)
+    assert half_a_parabola.order == pytest.approx(1.5)
+    assert half_a_parabola.weights == pytest.approx([0.5, -2.0, 2.5])
+    half_a_line = forecast_weights("newton", times, 3.0, 2, 2.0)
+    assert half_a_line.order == pytest.approx(0.5)
+    assert half_a_line.weights == pytest.approx([0.0, -0.5, 1.5])
+    assert forecast_weights("newton", times, 3.0, 2, 1.0).weights == pytest.approx([0.0, 0.0, 1.0], abs=1e-9)
+
+
+@given(limit=st.floats(1.5, 8.0), lead=st.floats(0.1, 6.0))
+def test_nothing_jumps_where_a_lead_passes_the_limit(limit, lead):
+    """A forecast a little further ahead is a little different one."""
+    near, far = (forecast_weights("newton", EVEN, 4.0 + k, 3, limit).weights for k in (lead, lead + 1e-6))
+    assert max(abs(a - b) for a, b in zip(near, far, strict=True)) < 1e-3
 
 
 def test_errors_name_what_is_wrong():

@@ -1,7 +1,8 @@
 """Decisions on a network that can be computed by hand.
 
-The fake network's output and features are the same number, a function of time, in every element. Order 0 forecasts
-repeat the last computed value, so the verification error of a call can be worked out on paper.
+The fake network's output and features are the same number, a function of time, in every element. With a noise gain of
+at most 1 every forecast repeats the last computed value, so the error of a call can be worked out on paper. The first
+two calls are always computed.
 """
 
 import math
@@ -74,7 +75,9 @@ def run(config, times, n_samples=1, n_conds=1, listener=None, **network):
     return [[row.outcome for row in call.rows] for call in record.calls], networks, session
 
 
-REUSE = SpeCaConfig(threshold=0.25, order=0, threshold_end_factor=1.0, accumulate_error=False, warmup_steps=1)
+REUSE = SpeCaConfig(
+    threshold=0.25, order=1, noise_gain_limit=1.0, threshold_end_factor=1.0, accumulate_error=False, warmup_steps=2
+)
 
 
 def errors(session):
@@ -82,24 +85,32 @@ def errors(session):
 
 
 def test_per_step_rule_by_hand():
-    """Outputs 10, 11, 12, 13, 14: reuse of 10 is wrong by 1/11, 2/12, 3/13, 4/14 = .286, which is over .25."""
-    outcomes, networks, session = run(REUSE, [9.0, 10.0, 11.0, 12.0, 13.0])
-    assert outcomes == [["full"], ["accepted"], ["accepted"], ["accepted"], ["rejected"]]
-    assert errors(session) == pytest.approx([None, 1 / 11, 2 / 12, 3 / 13, 4 / 14])
-    assert [len(n.full_rows) for n in networks] == [1, 0, 0, 0, 1]
+    """Outputs 9 to 14: repeating 10 is wrong by 1/11, 2/12, 3/13, and 4/14 = .286, which is over .25."""
+    outcomes, networks, session = run(REUSE, [8.0, 9.0, 10.0, 11.0, 12.0, 13.0])
+    assert outcomes == [["full"]] * 2 + [["accepted"]] * 3 + [["rejected"]]
+    assert errors(session) == pytest.approx([None, None, 1 / 11, 2 / 12, 3 / 13, 4 / 14])
+    assert [len(n.full_rows) for n in networks] == [1, 1, 0, 0, 0, 1]
 
 
 def test_accumulated_errors_by_hand():
-    """1/11 = .091; + 2/12 = .258 is over .25, so the third call is rejected; then the count starts anew from 12."""
+    """1/11 = .091; + 2/12 = .258 is over .25, so the fourth call is rejected; then the count starts anew from 12."""
     config = replace(REUSE, accumulate_error=True)
-    outcomes, _, session = run(config, [9.0, 10.0, 11.0, 12.0, 13.0])
-    assert outcomes == [["full"], ["accepted"], ["rejected"], ["accepted"], ["accepted"]]
-    assert errors(session) == pytest.approx([None, 1 / 11, 1 / 11 + 2 / 12, 1 / 13, 1 / 13 + 2 / 14])
+    outcomes, _, session = run(config, [8.0, 9.0, 10.0, 11.0, 12.0, 13.0])
+    assert outcomes == [["full"], ["full"], ["accepted"], ["rejected"], ["accepted"], ["accepted"]]
+    assert errors(session) == pytest.approx([None, None, 1 / 11, 1 / 11 + 2 / 12, 1 / 13, 1 / 13 + 2 / 14])
 
 
 def test_a_rejected_call_becomes_an_anchor():
-    _, _, session = run(replace(REUSE, threshold=0.1), [9.0, 11.0, 11.5])
-    assert errors(session)[2] == pytest.approx(0.5 / 12.5)
+    _, _, session = run(replace(REUSE, threshold=0.1), [8.0, 9.0, 11.0, 11.5])
+    assert errors(session)[3] == pytest.approx(0.5 / 12.5)
+
+
+def test_a_forecast_that_repeats_an_anchor_is_still_checked_against_a_line():
+    """Order 0 repeats the features; the output is forecast in a straight line, so that an error can be seen at all.
+    Outputs 1, 2, then 4: the line says 3, wrong by 1/4; its copy of the last output would have been its own witness."""
+    config = replace(REUSE, order=0, noise_gain_limit=100.0)
+    _, _, session = run(config, [0.0, 1.0, 2.0], value=lambda time, row: 2.0**time)
+    assert errors(session)[2] == pytest.approx(1 / 4)
 
 
 def test_no_accepted_error_exceeds_its_threshold():
@@ -113,9 +124,9 @@ def test_no_accepted_error_exceeds_its_threshold():
 
 def test_run_limit():
     config = replace(REUSE, threshold=1.0, max_consecutive=2)
-    outcomes, _, session = run(config, [1.0 + i for i in range(7)])
-    assert [o for (o,) in outcomes] == ["full", "accepted", "accepted"] * 2 + ["full"]
-    assert [call.rows[0].reason for call in session.record().calls][3] == "run_limit"
+    outcomes, _, session = run(config, [1.0 + i for i in range(8)])
+    assert [o for (o,) in outcomes] == ["full", *["full", "accepted", "accepted"] * 2, "full"]
+    assert [call.rows[0].reason for call in session.record().calls][4] == "run_limit"
 
 
 def test_only_the_rejected_sample_is_recomputed_with_all_its_conditionings():
@@ -124,20 +135,20 @@ def test_only_the_rejected_sample_is_recomputed_with_all_its_conditionings():
     def value(time, row):
         return 10.0 if row % 4 != 2 else 10.0 * time
 
-    outcomes, networks, _ = run(REUSE, [1.0, 2.0], n_samples=4, n_conds=2, value=value)
-    assert outcomes[1] == ["accepted", "accepted", "rejected", "accepted"]
-    assert networks[0].full_rows == [None]
-    assert networks[1].speculated_rows == [None]
-    assert networks[1].full_rows == [[2, 6]]
+    outcomes, networks, _ = run(REUSE, [0.9, 1.0, 2.0], n_samples=4, n_conds=2, value=value)
+    assert outcomes[2] == ["accepted", "accepted", "rejected", "accepted"]
+    assert networks[1].full_rows == [None]
+    assert networks[2].speculated_rows == [None]
+    assert networks[2].full_rows == [[2, 6]]
 
 
 def test_one_bad_conditioning_rejects_its_sample():
     def value(time, row):
         return 10.0 if row != 3 else 10.0 * time  # sample 1 under the second conditioning
 
-    outcomes, networks, _ = run(REUSE, [1.0, 2.0], n_samples=2, n_conds=2, value=value)
-    assert outcomes[1] == ["accepted", "rejected"]
-    assert networks[1].full_rows == [[1, 3]]
+    outcomes, networks, _ = run(REUSE, [0.9, 1.0, 2.0], n_samples=2, n_conds=2, value=value)
+    assert outcomes[2] == ["accepted", "rejected"]
+    assert networks[2].full_rows == [[1, 3]]
 
 
 def test_samples_go_their_own_ways_afterwards():
@@ -147,21 +158,21 @@ def test_samples_go_their_own_ways_afterwards():
         return 10.0 if row == 0 else 2.0**time
 
     config = replace(REUSE, max_consecutive=2)
-    outcomes, networks, _ = run(config, [1.0, 2.0, 3.0, 4.0, 5.0], n_samples=2, value=value)
-    assert [o[0] for o in outcomes] == ["full", "accepted", "accepted", "full", "accepted"]
-    assert [o[1] for o in outcomes] == ["full", "rejected", "rejected", "rejected", "rejected"]
-    assert networks[3].speculated_rows == [[1]]
-    assert networks[3].full_rows == [None]  # both samples, so the batch goes through as it came
+    outcomes, networks, _ = run(config, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], n_samples=2, value=value)
+    assert [o[0] for o in outcomes] == ["full", "full", "accepted", "accepted", "full", "accepted"]
+    assert [o[1] for o in outcomes] == ["full", "full", "rejected", "rejected", "rejected", "rejected"]
+    assert networks[4].speculated_rows == [[1]]
+    assert networks[4].full_rows == [None]  # both samples, so the batch goes through as it came
 
 
 def test_a_batch_that_cannot_be_taken_apart_is_computed_whole():
     def value(time, row):
         return 10.0 if row == 0 else 10.0 * time
 
-    outcomes, networks, session = run(REUSE, [1.0, 2.0], n_samples=2, value=value, splittable=False)
-    assert outcomes[1] == ["full", "rejected"]
-    assert networks[1].full_rows == [None]
-    assert session.record().calls[1].rows[0].reason == "with_rejected"
+    outcomes, networks, session = run(REUSE, [0.9, 1.0, 2.0], n_samples=2, value=value, splittable=False)
+    assert outcomes[2] == ["full", "rejected"]
+    assert networks[2].full_rows == [None]
+    assert session.record().calls[2].rows[0].reason == "with_rejected"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -171,18 +182,19 @@ def test_not_a_number_is_a_rejection(bad):
             return (torch.full((1, 4), bad),)
 
     session = Session(replace(REUSE, threshold=1e6), HEADER)
-    for i, time in enumerate([1.0, 2.0]):
+    for i, time in enumerate([0.5, 1.0, 2.0]):
         (output,) = session.evaluate(Call(time, time, i, 0.0, 1, ("s",)), Broken(time, 1))
         assert torch.isfinite(output).all()
-    row = session.record().calls[1].rows[0]
+    row = session.record().calls[2].rows[0]
     assert (row.outcome, row.reason) == ("rejected", "not_finite")
     assert "Infinity" not in str(session.record().to_json())
 
 
 def test_a_forecast_that_does_not_fit_is_computed_and_starts_anew():
-    outcomes, _, session = run(REUSE, [9.0, 10.0, 11.0], refuse="shape_changed")
-    assert outcomes == [["full"]] * 3
-    assert [c.rows[0].reason for c in session.record().calls] == ["warm_up", "shape_changed", "shape_changed"]
+    outcomes, _, session = run(REUSE, [8.0, 9.0, 10.0, 11.0, 12.0], refuse="shape_changed")
+    assert outcomes == [["full"]] * 5
+    reasons = [c.rows[0].reason for c in session.record().calls]
+    assert reasons == ["warm_up", "warm_up", "shape_changed", "no_anchor", "shape_changed"]
 
 
 def test_streams_of_separate_calls_do_not_mix():
@@ -193,8 +205,8 @@ def test_streams_of_separate_calls_do_not_mix():
             network = FakeNetwork(float(step), 1, value=lambda time, row, level=level: level)
             (output,) = session.evaluate(Call(float(step), 1.0, step, 0.1, 1, (stream,)), network)
             assert output.unique().tolist() == [level]
-    assert [c.rows[0].outcome for c in session.record().calls] == ["full"] * 2 + ["accepted"] * 6
-    assert {c.rows[0].error for c in session.record().calls[2:]} == {0.0}
+    assert [c.rows[0].outcome for c in session.record().calls] == ["full"] * 4 + ["accepted"] * 4
+    assert {c.rows[0].error for c in session.record().calls[4:]} == {0.0}
 
 
 def test_threshold_zero_asks_for_no_features():
@@ -233,21 +245,21 @@ def test_speedup_is_what_the_calls_would_have_cost_over_what_they_did():
             return super().speculate(features, rows)
 
     session = Session(replace(REUSE, threshold=0.15), HEADER, clock=clock)
-    for i, time in enumerate([9.0, 10.0, 11.0, 12.0]):
+    for i, time in enumerate([8.0, 9.0, 10.0, 11.0, 12.0]):
         session.evaluate(Call(time, 1.0, i, 0.0, 1, ("s",), kind="all"), Timed(time, 1))
         clock.now += 0.5  # the sampler's own work
-    # full 10, accepted 1, rejected 11, accepted 1 and three pauses: 24.5 s, against 4 * 10 + 1.5
+    # full 10, full 10, accepted 1, rejected 11, accepted 1 and four pauses: 35 s, against 5 * 10 + 2
     totals = session.totals()
-    assert (totals.full, totals.accepted, totals.rejected) == (1, 2, 1)
-    assert totals.seconds == pytest.approx(24.5)
-    assert totals.speedup == pytest.approx(41.5 / 24.5)
+    assert (totals.full, totals.accepted, totals.rejected) == (2, 2, 1)
+    assert totals.seconds == pytest.approx(35)
+    assert totals.speedup == pytest.approx(52 / 35)
 
 
 def test_the_log_line():
-    _, _, session = run(REUSE, [9.0, 10.0, 11.0, 12.0, 13.0])
+    _, _, session = run(REUSE, [8.0, 9.0, 10.0, 11.0, 12.0, 13.0])
     line = summary_line(session.close("finished"))
-    assert line.startswith("SpeCa: 5 calls: 1 full, 3 accepted, 1 rejected; ")
-    assert line.endswith("x (measured); cache 3.2e-05 MB")
+    assert line.startswith("SpeCa: 6 calls: 2 full, 3 accepted, 1 rejected; ")
+    assert line.endswith("x (measured); cache 6.4e-05 MB")
 
 
 def test_the_log_line_of_a_large_model_as_the_readme_has_it():
@@ -257,14 +269,14 @@ def test_the_log_line_of_a_large_model_as_the_readme_has_it():
 
 
 def test_the_log_line_says_why_nothing_was_skipped():
-    _, _, session = run(replace(REUSE, threshold=1e-6), [1.0, 2.0, 3.0])
+    _, _, session = run(replace(REUSE, threshold=1e-6), [0.5, 1.0, 2.0, 3.0])
     line = summary_line(session.close("interrupted"))
-    assert "(interrupted); nothing skipped: 2x error 0.25 over 1e-06; 1x warm-up" in line
+    assert "(interrupted); nothing skipped: 2x warm-up; 2x error 0.25 over 1e-06" in line
 
 
 def test_closing_frees_the_anchors_and_keeps_the_record():
     _, _, session = run(REUSE, [9.0, 10.0])
-    assert session.totals().cache_bytes == 2 * 4 * 4
+    assert session.totals().cache_bytes == 2 * 2 * 4 * 4  # two anchors of features and output, 4 fp32 numbers each
     record = session.close("finished")
     assert not session._streams
     assert session.record() is record

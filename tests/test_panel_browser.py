@@ -315,6 +315,12 @@ class Place:
     def workflow(self, graph: dict[str, dict], workflow_id: str | None = None) -> dict[str, Any]:
         return workflow(self.object_info, graph, workflow_id)
 
+    def own_nodes(self) -> dict[str, dict]:
+        """The pack's nodes, without those of the tests and of the demo."""
+        mine = {name: info for name, info in self.object_info.items() if info["python_module"] == "custom_nodes.speca"}
+        assert {"SpeCa", "SpeCaReport"} <= set(mine)
+        return mine
+
     def runs(self, workflow_id: str | None = None) -> list[dict]:
         runs = self.server.get("/speca/runs")["runs"]
         return [run for run in runs if workflow_id in (None, run["workflow_id"])]
@@ -841,7 +847,7 @@ def test_every_node_input_and_output_is_translated(place: Place, language: str) 
     """English is the nodes' own text; the other languages must keep up with it."""
     if place.name != "pinned-classic":
         pytest.skip("the same on every frontend")
-    nodes = {name: info for name, info in place.object_info.items() if name.startswith("SpeCa")}
+    nodes = place.own_nodes()
     served = place.server.get("/i18n")[language]["nodeDefs"]
     for name, info in nodes.items():
         inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
@@ -865,10 +871,10 @@ def _strings(value: Any) -> Iterator[str]:
 def test_every_node_has_a_help_page(place: Place) -> None:
     if place.name != "pinned-classic":
         pytest.skip("the same on every frontend")
-    for name in (name for name in place.object_info if name.startswith("SpeCa")):
+    for name, described in place.own_nodes().items():
         page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
         assert page.startswith("# ")
-        info = place.object_info[name]["input"]
+        info = described["input"]
         for each in {**info.get("required", {}), **info.get("optional", {})}:
             if name != "SpeCa" or each != "model":
                 assert re.search(rf"\b{each}\b", page), f"{name}.md does not speak of {each}"

@@ -29,7 +29,7 @@ export const SPACE = {
   narrowest: 3
 }
 
-const MAX_PLOT = 320
+const MAX_PLOT = 600
 
 /** How many rows are drawn before the rest are only counted. */
 export const MAX_LANES = 8
@@ -269,7 +269,7 @@ export function describe(words, cell, run, names = null) {
     if (row.error !== null) parts.push(words("tip.error", { error: words.number(row.error) }))
     if (row.threshold !== null) parts.push(words("tip.threshold", { threshold: words.number(row.threshold) }))
   }
-  if (call.ms !== null) parts.push(`${words.number(call.ms, call.ms < 100 ? 2 : 9)} ms`)
+  if (call.ms !== null) parts.push(`${call.ms < 100 ? words.number(call.ms, 2) : words.fixed(call.ms, 0)} ms`)
   return parts.join(" · ")
 }
 

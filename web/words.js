@@ -79,7 +79,7 @@ export function counts(words, run, totals) {
 /** "9.8 s · 0.17 GB"; of a run that goes on only the time, to leave room for how far it is. */
 export function cost(words, run, totals) {
   const parts = []
-  if (totals.seconds !== null) parts.push(`${words.number(totals.seconds, totals.seconds < 100 ? 2 : 9)} s`)
+  if (totals.seconds !== null) parts.push(`${totals.seconds < 100 ? words.number(totals.seconds, 2) : words.fixed(totals.seconds, 0)} s`)
   if (totals.cache_bytes && run.status !== "running") parts.push(bytes(words, totals.cache_bytes))
   return parts.join(" · ")
 }

@@ -211,7 +211,7 @@ test("arrow keys lead from cell to cell", () => {
 // -- words -------------------------------------------------------------------------------------------------------------
 
 test("a cell says all there is to know", () => {
-  const calls = Array.from({ length: 16 }, (_, i) => ({ rows: [row(i === 15 ? "rejected" : "full", i === 15 ? 0.154 : null, 0.123)], sigma: 0.62, ms: 1214 }))
+  const calls = Array.from({ length: 16 }, (_, i) => ({ rows: [row(i === 15 ? "rejected" : "full", i === 15 ? 0.154 : null, 0.123)], sigma: 0.62, ms: 1214.3 }))
   const shown = run(calls)
   const { cells } = geometry([shown], { width: 1000 })
   assert.equal(describe(words, cells[15], shown), "call 16 · σ 0.62 · rejected: error 0.154 over 0.123 · 1,214 ms")
@@ -269,6 +269,7 @@ test("totals in a line", () => {
   assert.deepEqual([170e6, 30e3, 2.5e9].map((n) => bytes(words, n)), ["0.17 GB", "30 kB", "2.5 GB"])
   const running = { ...shown, status: "running", steps: 28 }
   assert.equal(cost(words, shown, shown.totals), "9.8 s · 0.17 GB")
+  assert.equal(cost(words, shown, { seconds: 1234.5678, cache_bytes: 0 }), "1,235 s")
   assert.equal(cost(words, running, shown.totals), "9.8 s")
   assert.equal(counts(words, running, shown.totals), "step 1 of 28: 8 full, 18 accepted, 2 rejected")
 })

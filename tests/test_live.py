@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import math
+import os
 import sys
 import threading
 import types
@@ -321,7 +322,9 @@ def _every_kind_of_event() -> dict:
 
 
 def test_the_fixture_the_browser_is_tested_with_is_what_python_writes():
-    """After a change of the format: `python tests/test_live.py` writes it anew; then run `node --test tests/web/`."""
+    """After a change of the format: `WRITE_FIXTURE=1 python dev.py test tests/test_live.py` writes it anew."""
+    if os.environ.get("WRITE_FIXTURE"):
+        FIXTURE.write_text(json.dumps(_every_kind_of_event(), indent=1) + "\n")
     assert json.loads(FIXTURE.read_text()) == json.loads(json.dumps(_every_kind_of_event()))
 
 
@@ -335,7 +338,3 @@ def test_every_reason_has_words_in_every_language(language):
     for code, sentence in words.items():
         wanted = {name for _, name, _, _ in string.Formatter().parse(events.REASONS[code]) if name}
         assert {name for _, name, _, _ in string.Formatter().parse(sentence) if name} == wanted, (code, sentence)
-
-
-if __name__ == "__main__":
-    FIXTURE.write_text(json.dumps(_every_kind_of_event(), indent=1) + "\n")

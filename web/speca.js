@@ -110,6 +110,7 @@ function workflowId() {
 
 const tabOfWorkflow = new WeakMap()
 const STORED_TABS = "SpeCa.tabs"
+let stored = readStored()
 
 /**
  * A name for the open workflow tab. Two tabs with copies of one workflow have the same workflow id; the tab's object
@@ -119,14 +120,13 @@ function tab() {
   const workflow = app.extensionManager?.workflow?.activeWorkflow
   if (!workflow) return null
   let name = tabOfWorkflow.get(workflow)
-  const stored = readStored()
   if (name === undefined) {
     name = stored.paths[workflow.path] ?? crypto.randomUUID?.() ?? String(Math.random())
     tabOfWorkflow.set(workflow, name)
   }
   if (stored.paths[workflow.path] !== name) {
     stored.paths[workflow.path] = name
-    writeStored(stored)
+    writeStored()
   }
   return name
 }
@@ -140,10 +140,10 @@ function readStored() {
   }
 }
 
-function writeStored({ paths, prompts }) {
+function writeStored() {
+  stored = { paths: Object.fromEntries(Object.entries(stored.paths).slice(-50)), prompts: stored.prompts.slice(-200) }
   try {
-    const kept = { paths: Object.fromEntries(Object.entries(paths).slice(-50)), prompts: prompts.slice(-200) }
-    sessionStorage.setItem(STORED_TABS, JSON.stringify(kept))
+    sessionStorage.setItem(STORED_TABS, JSON.stringify(stored))
   } catch {
     // A full or forbidden storage: after a reload two tabs with the same workflow show each other's runs.
   }
@@ -158,9 +158,8 @@ function watchQueue() {
     const prompt_id = answer?.prompt_id
     if (from && prompt_id) {
       dispatch({ type: "queued", prompt_id, tab: from })
-      const stored = readStored()
       stored.prompts.push([prompt_id, from])
-      writeStored(stored)
+      writeStored()
     }
     return answer
   }
@@ -427,7 +426,7 @@ app.registerExtension({
   async setup() {
     addStyle()
     watchQueue()
-    for (const [prompt_id, from] of readStored().prompts) dispatch({ type: "queued", prompt_id, tab: from })
+    for (const [prompt_id, from] of stored.prompts) dispatch({ type: "queued", prompt_id, tab: from })
     for (const setting of ["Comfy.Locale", "Comfy.ColorPalette"]) {
       // The page applies the setting after it has told of it.
       app.ui?.settings?.addEventListener?.(`${setting}.change`, () => setTimeout(schedule, 100))

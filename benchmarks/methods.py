@@ -267,7 +267,7 @@ INTERVALS = (2, 3, 4, 5, 6, 7, 8, 10)
 SIDE_INTERVALS = (2, 3, 4, 6)
 SPECA_THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.10, 0.14, 0.20, 0.28, 0.40, 0.56, 0.80)
 
-SHORT_STEP_COUNTS = (25, 22, 20, 17, 16, 14, 12, 10, 9, 8, 7, 5, 4)
+SHORT_STEP_COUNTS = (25, 20, 17, 14, 12, 10, 9, 7, 5, 4)
 SHORT_CORE_THRESHOLDS = (0.1, 0.2, 0.4, 0.9)
 SHORT_INTERVALS = (2, 3, 4, 5, 6, 8)
 SHORT_SPECA_THRESHOLDS = (0.02, 0.05, 0.10, 0.20, 0.40, 0.80)
@@ -284,7 +284,8 @@ def core_caches(node: str, short: bool) -> list[Setting]:
 def taylor(level: str, short: bool) -> list[Setting]:
     """Orders 1 and 2, which win at every speed, over all intervals; 0 and 3 at fewer."""
     if short:
-        return [Taylor(level, order, interval) for order in (1, 2) for interval in SHORT_INTERVALS]
+        orders = (1, 2) if level == "modules" else (2,)
+        return [Taylor(level, order, interval) for order in orders for interval in SHORT_INTERVALS]
     intervals = {0: SIDE_INTERVALS, 1: INTERVALS, 2: INTERVALS, 3: SIDE_INTERVALS}
     return [Taylor(level, order, interval) for order in intervals for interval in intervals[order]]
 

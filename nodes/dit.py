@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..speca.dit.comfy_model import choose_labels, class_conditioning, dit_of, empty_latent, load_dit
 from ..speca.dit.labels import NULL_LABEL, imagenet_classes, numbered
+from .inputs import advanced
 
 FOLDER = "diffusion_models"
 CATEGORY = "SpeCa/DiT"
+
+SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks" / "models" / "dit-emoji.safetensors"
+SHIPPED_NAME = "dit-emoji (comes with SpeCa)"
 
 WEIGHT_DTYPES = {
     "default": None,
@@ -21,16 +27,11 @@ WEIGHT_DTYPES = {
 }
 
 
-def advanced(an_input: io.Input) -> io.Input:
-    """Fold an input away where ComfyUI can (from 0.10); older versions pass the unknown option through unread."""
-    an_input.extra_dict = {**(an_input.extra_dict or {}), "advanced": True}
-    return an_input
-
-
 class SpeCaDiTLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         files = folder_paths.get_filename_list(FOLDER)
+        names = [*files, *([SHIPPED_NAME] if SHIPPED.is_file() else [])]
         return io.Schema(
             node_id="SpeCaDiTLoader",
             display_name="Load DiT",
@@ -40,10 +41,11 @@ class SpeCaDiTLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=files,
-                    default=next((name for name in files if "dit" in name.lower()), None),
+                    options=names,
+                    default=next((name for name in names if "dit" in name.lower()), None),
                     tooltip="A file in models/diffusion_models: .safetensors, or the authors' .pt. A file that is not "
-                    "a DiT is refused with the reason, and code inside a .pt file is never run.",
+                    "a DiT is refused with the reason, and code inside a .pt file is never run. dit-emoji is a small "
+                    "one to try things with: 32x32 pixels, emoji instead of ImageNet.",
                 ),
                 advanced(
                     io.Combo.Input(
@@ -61,7 +63,7 @@ class SpeCaDiTLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, weight_dtype="default") -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise(FOLDER, model_name)
+        path = SHIPPED if model_name == SHIPPED_NAME else folder_paths.get_full_path_or_raise(FOLDER, model_name)
         return io.NodeOutput(load_dit(path, WEIGHT_DTYPES[weight_dtype]))
 
 

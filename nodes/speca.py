@@ -11,14 +11,9 @@ from ..speca.config import CACHE_DEVICES, SpeCaConfig
 from ..speca.forecast import FORECASTERS, MAX_ORDER
 from ..speca.verify import ERROR_METRICS
 from . import live
+from .inputs import advanced
 
 DEFAULT = SpeCaConfig()
-
-
-def advanced(an_input: io.Input) -> io.Input:
-    """Fold an input away where ComfyUI can (from 0.10); older versions pass the unknown option through unread."""
-    an_input.extra_dict = {**(an_input.extra_dict or {}), "advanced": True}
-    return an_input
 
 
 class SpeCa(io.ComfyNode):

@@ -377,6 +377,24 @@ def test_the_nodes_make_pictures_in_a_real_graph(graphs: comfy_env.Graphs, model
     assert np.asarray(first).std() > 1
 
 
+def test_a_trained_dit_is_in_the_list_out_of_the_box(graphs: comfy_env.Graphs) -> None:
+    """The shipped one draws a red heart: its middle is red, its corners are nearly white."""
+    import folder_paths
+    from PIL import Image
+
+    shipped = "dit-emoji (comes with SpeCa)"
+    assert shipped in graphs.node_classes["SpeCaDiTLoader"].INPUT_TYPES()["required"]["model_name"][1]["options"]
+    nodes = graph(shipped, "red heart", seed=3)
+    nodes["sample"]["inputs"] |= {"steps": 20, "scheduler": "simple"}
+    result = graphs.run(nodes)
+    assert result.success, result.error
+    (image,) = result.outputs["preview"]["images"]
+    pixels = np.asarray(Image.open(Path(folder_paths.get_temp_directory()) / image["subfolder"] / image["filename"]))
+    red, green, blue = pixels[12:20, 12:20].reshape(-1, 3).mean(axis=0)
+    assert red > max(green, blue) + 60
+    assert pixels[:3, :3].mean() > 200
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [("", "Type a number from 0 to 9"), ("emoji 33", r"emoji 3 \(3\)"), ("10", "numbered 0 to 9")],

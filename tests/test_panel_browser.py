@@ -250,7 +250,11 @@ class Window:
 
     def set_widget(self, node_id: int, name: str, value: Any) -> None:
         self.page.evaluate(
-            "([id, name, value]) => { app.graph.getNodeById(id).widgets.find(w => w.name === name).value = value }",
+            """([id, name, value]) => {
+                const widget = app.graph.getNodeById(id).widgets.find((each) => each.name === name)
+                widget.value = value
+                widget.callback?.(value)
+            }""",
             [node_id, name, value],
         )
 
@@ -766,6 +770,10 @@ def test_runs_are_chosen_compared_exported_and_copied(place: Place, window: Wind
     runs.get_by_role("button", name="Copy settings to the node").click()
     assert window.page.evaluate("app.graph.getNodeById(2).widgets.find(w => w.name === 'threshold').value") == 0.3
     assert runs.get_by_role("status").inner_text() == "Copied to SpeCa"
+    if place.renderer == "nodes2":
+        assert window.page.locator("[data-node-id='2'] input").first.input_value() == "0.300"
+    window.page.keyboard.press("Control+z")
+    window.wait("() => app.graph.getNodeById(2).widgets.find(w => w.name === 'threshold').value === 0.8")
 
 
 def test_light_theme_and_other_languages(place: Place, window: Window) -> None:

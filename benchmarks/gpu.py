@@ -275,7 +275,7 @@ def _measure_calls(
     _reset_peak(device)
     for n in range(rounds):
         # Three anchors, then forecasts that all stand; then forecasts that all fail, of which each leaves an anchor.
-        for threshold, warmup, extra in ((1e30, ORDER + 1, 3 if brief else 5), (1e-30, 1, 2 if brief else 4)):
+        for threshold, warmup, extra in ((1e30, ORDER + 1, 3 if brief else 5), (1e-30, 2, 2 if brief else 4)):
             config = SpeCaConfig(
                 threshold=threshold,
                 order=ORDER,

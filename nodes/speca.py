@@ -63,8 +63,8 @@ class SpeCa(io.ComfyNode):
                         max=100.0,
                         step=0.05,
                         tooltip="The threshold at the end of the run, as a multiple of the one at its start (the "
-                        "paper's beta). Below 1: strict late, when the fine detail is drawn. Above 1: strict early, "
-                        "when the composition forms, and generous late.",
+                        "paper's beta). 1: the same all along. Below 1: strict late, when the fine detail is drawn, as "
+                        "in the paper. Above 1: strict early, when the composition forms, and generous late.",
                     )
                 ),
                 advanced(
@@ -147,6 +147,9 @@ class SpeCa(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The model with SpeCa attached. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
+            # The node's id is no part of ComfyUI's cache key: two nodes with equal settings would share one MODEL, and
+            # the runs of both would show on the first.
+            not_idempotent=True,
         )
 
     @classmethod

@@ -19,8 +19,8 @@ class SpeCaConfig:
 
     threshold: the relative error at which a forecast is thrown away, at the start of the run; 0 computes every call.
     order: the highest polynomial order of the forecast, 0 (reuse) to 4.
-    threshold_end_factor: the threshold's factor at the end of the run, the paper's beta (section 3.3). Like the paper,
-        the default has beta < 1, stricter late.
+    threshold_end_factor: the threshold's factor at the end of the run, the paper's beta (section 3.3). The paper has
+        beta < 1, stricter late: no better than 1 on the small FLUX, and up to 3 dB worse on the small DiT.
     accumulate_error: compare the sum of the errors since the last full call, not each error alone (the paper's rule).
     warmup_steps: the first calls of each stream that are always computed, at least 2: one anchor can only be repeated,
         and its output repeated with it, so nothing would tell how far the model has moved on.
@@ -32,13 +32,13 @@ class SpeCaConfig:
     noise_gain_limit: the largest sum of |weights| of a forecast; a forecast that would exceed it goes up in order
         only as far as the limit allows.
 
-    The defaults are those that gave the highest PSNR at equal computed speedup on the small trained FLUX, 50 and 28
-    steps, euler (benchmarks/README.md, "Defaults").
+    The defaults are those that gave the highest PSNR at equal computed speedup on the small trained FLUX and DiT, at 50
+    and 28 steps of euler (benchmarks/README.md, "Defaults").
     """
 
-    threshold: float = 0.08
+    threshold: float = 0.05
     order: int = 2
-    threshold_end_factor: float = 0.5
+    threshold_end_factor: float = 1.0
     accumulate_error: bool = True
     warmup_steps: int = 2
     max_consecutive: int = 10

@@ -90,6 +90,8 @@ class _Stream:
         self.calls = 0
         self.in_a_row = 0
         self.accumulated = 0.0
+        self.direct_share = 0.0
+        self.n_shares = 0
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,16 @@ class _Part:
 
     rows: Sequence[int]
     output: Tensors
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A speculated output of some rows, reached in two ways: `verified` by the last block and the head, run for real
+    on the forecast features; `direct` forecast from past outputs."""
+
+    rows: Sequence[int]
+    verified: Tensors
+    direct: Tensors
 
 
 class Session:
@@ -146,23 +158,27 @@ class Session:
         rows = {s: Row(s, "full", d.reason, limit=d.limit) for s, d in zip(samples, decisions, strict=True)}
         speculated = [s for s, d in zip(samples, decisions, strict=True) if d.action == "speculate"]
         parts: list[_Part] = []
+        draft: _Draft | None = None
         if speculated:
-            part, verdicts = self._speculate(call, network, speculated)
+            draft, verdicts = self._speculate(call, network, speculated)
             rows.update(verdicts)
             accepted = [s for s in speculated if rows[s].outcome == "accepted"]
             if not network.splittable and len(accepted) < len(speculated):
                 # The batch cannot be taken apart: one sample's rejection computes all of them.
                 rows.update({s: replace(rows[s], outcome="full", reason="with_rejected") for s in accepted})
                 accepted = []
-            if accepted and part is not None:
-                parts.append(_take_rows(part, call.rows_of(accepted)))
+            if accepted and draft is not None:
+                parts.append(self._answer(call, draft, call.rows_of(accepted)))
 
         computed = [s for s in samples if rows[s].outcome != "accepted"]
         full_seconds = 0.0
         if computed:
             full_began = self._clock()
-            parts.append(self._full(call, network, computed))
+            exact = self._full(call, network, computed)
             full_seconds = self._clock() - full_began
+            parts.append(exact)
+            if draft is not None:
+                self._learn_share(call, draft, exact)
         output = _join(parts, len(call.streams))
         self._settle(call, rows)
         self._finish(call, rows, began, self._clock(), full_seconds, len(computed) == call.n_samples)
@@ -183,7 +199,7 @@ class Session:
                 self._streams[key] = _Stream(self._depth)
             return self._streams[key]
 
-    def _speculate(self, call: Call, network: Network, samples: Sequence[int]) -> tuple[_Part | None, dict[int, Row]]:
+    def _speculate(self, call: Call, network: Network, samples: Sequence[int]) -> tuple[_Draft | None, dict[int, Row]]:
         """Forecast the samples' rows, run the last block and the head on them, and judge each sample."""
         rows = call.rows_of(samples)
         threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
@@ -206,7 +222,46 @@ class Session:
             else:
                 reason = "over" if math.isfinite(verdict.error) else "not_finite"
                 verdicts[sample] = Row(sample, "rejected", reason, verdict.error, threshold)
-        return _Part(rows, output), verdicts
+        return _Draft(rows, output, direct), verdicts
+
+    def _answer(self, call: Call, draft: _Draft, rows: Sequence[int]) -> _Part:
+        """The accepted rows: the verified output, moved towards the direct forecast by each stream's share of it."""
+        picked = [list(draft.rows).index(row) for row in rows]
+        shares = [self._stream(call.streams[row]).direct_share for row in rows]
+        output = []
+        for verified, direct in zip(draft.verified, draft.direct, strict=True):
+            if len(picked) < len(draft.rows):
+                verified, direct = verified[picked], direct[picked]
+            if any(shares):
+                weight = torch.tensor(shares, dtype=torch.float32, device=verified.device)
+                weight = weight.view(-1, *[1] * (verified.ndim - 1))
+                verified = torch.lerp(verified.float(), direct.float(), weight).to(verified.dtype)
+            output.append(verified)
+        return _Part(rows, tuple(output))
+
+    def _learn_share(self, call: Call, draft: _Draft, exact: _Part) -> None:
+        """Where a forecast was thrown away the truth is known: see which way came closer to it.
+
+        The share s in [0, 1] is the least-squares solution of verified + s (direct - verified) = exact. Neither way is
+        better for every model: the last block adds what only this call's noise level tells, and passes on the errors
+        of features that are larger than their share of the output.
+        """
+        both = [row for row in draft.rows if row in exact.rows]
+        if not both:
+            return
+        on = gap_on_gap = torch.zeros(len(both), device=exact.output[0].device)
+        here, there = [list(draft.rows).index(row) for row in both], [list(exact.rows).index(row) for row in both]
+        for verified, direct, truth in zip(draft.verified, draft.direct, exact.output, strict=True):
+            start = verified[here].float().flatten(1)
+            gap = direct[here].float().flatten(1) - start
+            on = on + (gap * (truth[there].float().flatten(1) - start)).sum(dim=1)
+            gap_on_gap = gap_on_gap + gap.square().sum(dim=1)
+        shares = torch.nan_to_num(on / gap_on_gap, nan=0.0).clamp(0.0, 1.0).tolist()
+        for row, share in zip(both, shares, strict=True):
+            stream = self._stream(call.streams[row])
+            # The mean of the new and the old: one call is one noisy sample.
+            stream.direct_share = share if stream.n_shares == 0 else (stream.direct_share + share) / 2
+            stream.n_shares += 1
 
     def _forecast(self, call: Call, network: Network, rows: Sequence[int]) -> tuple[Tensors, Tensors]:
         """(features entering the verification block, output forecast directly), rows joined: (R, ...) per tensor.
@@ -383,14 +438,6 @@ def in_words(row: Row) -> str:
 
 def _cat(rows: Sequence[Tensors]) -> Tensors:
     return tuple(torch.cat(tensors) if len(tensors) > 1 else tensors[0] for tensors in zip(*rows, strict=True))
-
-
-def _take_rows(part: _Part, rows: Sequence[int]) -> _Part:
-    if list(rows) == list(part.rows):
-        return part
-    position = {row: i for i, row in enumerate(part.rows)}
-    picked = [position[row] for row in rows]
-    return _Part(rows, tuple(t[picked] for t in part.output))
 
 
 def _join(parts: Sequence[_Part], n_rows: int) -> Tensors:

@@ -139,6 +139,16 @@ def test_two_speca_nodes_in_a_row_count_as_the_last(graphs):
     assert report(result)["node_id"] == "2"
 
 
+def test_two_nodes_with_equal_settings_keep_their_own_runs(graphs):
+    both = graph()
+    both["6"] = {"class_type": "SpeCa", "inputs": {"model": ["1", 0], **SETTINGS}}
+    both["7"] = {"class_type": "KSampler", "inputs": {**both["3"]["inputs"], "model": ["6", 0]}}
+    both["8"] = {"class_type": "SpeCaReport", "inputs": {"samples": ["7", 0], "model": ["6", 0]}}
+    result = graphs.run(both)
+    assert result.success, result.error
+    assert (report(result)["node_id"], report(result, "8")["node_id"]) == ("2", "6")
+
+
 def test_a_lora_between_speca_and_the_sampler_keeps_both(graphs):
     """A clone downstream of SpeCa shares its attachment: the report still finds the run."""
     result = graphs.run(

@@ -13,6 +13,7 @@ import torch
 
 from speca.config import SpeCaConfig
 from speca.events import RunHeader, RunRecord, Totals
+from speca.history import Anchor
 from speca.session import Call, Exact, ForecastImpossibleError, Session, summary_line
 
 CPU = torch.device("cpu")
@@ -188,6 +189,27 @@ def test_not_a_number_is_a_rejection(bad):
     row = session.record().calls[2].rows[0]
     assert (row.outcome, row.reason) == ("rejected", "not_finite")
     assert "Infinity" not in str(session.record().to_json())
+
+
+@pytest.mark.parametrize(("truth", "answer"), [("verified", 2.0), ("direct", 1.0), ("between", 1.25)])
+def test_a_rejection_teaches_which_way_to_trust(truth, answer):
+    """The direct forecast repeats 1; the last block says 2. The full call tells who was right, and the next accepted
+    call, asked the same, answers so."""
+    full = {"verified": 2.0, "direct": 1.0, "between": 1.25}[truth]
+
+    class TwoWays(FakeNetwork):
+        def speculate(self, features, rows):
+            return (torch.full((1, 4), 2.0),)
+
+    session = Session(replace(REUSE, threshold=0.4), HEADER)
+    values = [1.0, 1.0, full]
+    for i, value in enumerate(values):
+        session.evaluate(Call(float(i), 1.0, i, 0.0, 1, ("s",)), TwoWays(float(i), 1, value=lambda t, row, v=value: v))
+    session._stream("s").history.record(Anchor(2.0, (torch.ones(1, 4),), (torch.ones(1, 4),)))
+    session.config = replace(REUSE, threshold=1e6)
+    (output,) = session.evaluate(Call(3.0, 1.0, 3, 0.0, 1, ("s",)), TwoWays(3.0, 1))
+    assert [call.outcome for call in session.record().calls] == ["full", "full", "rejected", "accepted"]
+    assert output.unique().tolist() == [answer]
 
 
 def test_a_forecast_that_does_not_fit_is_computed_and_starts_anew():

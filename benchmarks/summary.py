@@ -71,8 +71,23 @@ def ranking(at: Mapping[str, float]) -> list[str]:
     return sorted(at, key=lambda name: -at[name])
 
 
+RESULTS = Path(__file__).resolve().parent / "results"
+README = RESULTS.parent.parent / "README.md"
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+
+
+def into_readme(table: str) -> None:
+    """Replace what stands between the README's markers by the table."""
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
 def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> str:
-    """Write `summary.md`, `summary.json` and the plots into `out`. Returns what to print."""
+    """Write `summary.md`, `summary.json` and the plots into `out`; for the kept results the README's table too.
+
+    Returns what to print.
+    """
     cells = sorted(cells_of(rows), key=lambda c: (list(TITLES).index(c.model) if c.model in TITLES else 9, -c.steps))
     if not cells:
         return "nothing measured yet"
@@ -84,6 +99,8 @@ def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> s
         for c in cells
     }
     (out / "summary.md").write_text(text + "\n")
+    if out.resolve() == RESULTS and usual:
+        into_readme(main_table(usual))
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     if usual:
         plot(usual, out / "psnr-computed.png", "speedup", "speedup computed for the real model's depth")

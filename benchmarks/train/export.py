@@ -113,8 +113,8 @@ def quality_table(lines: list[str], count: int, steps: int = 28) -> str:
     """The card's account of the samples: `lines` are the table's rows."""
     said = (
         f"Samples of {count} classes, one seed, {steps} euler steps, by ComfyUI's sampler (picture: cfg 2.5). "
-        "*Right*: the nearest of the 48 reference emoji is the one that was asked for. *Distance*: root mean squared difference to "
-        "it, colours from 0 to 1."
+        "*Right*: the nearest of the 48 reference emoji is the one that was asked for. "
+        "*Distance*: root mean squared difference to it, colours from 0 to 1."
     )
     return "\n".join([said, "", "| cfg | right | distance |", "| --- | --- | --- |", *lines])
 

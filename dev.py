@@ -602,6 +602,8 @@ def demo(arguments: list[str]) -> int:
     command = [str(python), "-u", str(comfyui / "main.py"), "--port", str(port), "--listen", options.listen]
     # A terminated demo must remove its links too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell starts its background jobs with SIGINT ignored, and Python then leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Links(custom_nodes, packs, DEV):
         process = subprocess.Popen(command + own + options.further, cwd=str(comfyui), stdin=subprocess.DEVNULL)
         try:

@@ -148,6 +148,7 @@ def test_the_command_serves_the_graph_from_an_existing_installation_and_leaves_n
          "--port", str(port), "--", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell does for its background jobs
     )  # fmt: skip
     lines = []
     try:

@@ -409,5 +409,5 @@ def test_gpu_script_runs_through_on_tiny_networks(comfy):
         assert figures.calls["accepted"] > 0
         assert figures.calls["rejected"] > 0
         assert figures.cache_bytes > 0
-        assert figures.derived["accepted_share"] < 1
+        assert figures.derived["accepted_share"] > 0
         assert set(figures.parts_ms) == {"forecast", "forecast_output", "compare", "block"}

@@ -593,8 +593,12 @@ def demo(arguments: list[str]) -> int:
         check_installation(comfyui)
         python, custom_nodes, own = python_of(comfyui), comfyui / "custom_nodes", []
         DEV.mkdir(exist_ok=True)
+    environment = dict(os.environ)
     if "--cpu" not in options.further and not has_accelerator(python):
         own.append("--cpu")
+        if options.comfyui is None:
+            # The demo's models are tiny: on cores that do other things too, threads wait for each other.
+            environment.setdefault("OMP_NUM_THREADS", "1")
 
     port = choose_port(options.port, options.listen)
     url = f"http://127.0.0.1:{port}"
@@ -605,7 +609,8 @@ def demo(arguments: list[str]) -> int:
     # A shell starts its background jobs with SIGINT ignored, and Python then leaves it so.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Links(custom_nodes, packs, DEV):
-        process = subprocess.Popen(command + own + options.further, cwd=str(comfyui), stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command + own + options.further, cwd=str(comfyui), stdin=subprocess.DEVNULL,
+                                   env=environment)  # fmt: skip
         try:
             wait_until_ready(url, process)
             check_pack_is_loaded(url)

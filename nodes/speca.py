@@ -52,8 +52,8 @@ class SpeCa(io.ComfyNode):
                     display_mode=io.NumberDisplay.slider,
                     tooltip="How curved a forecast may be: 0 repeats the last computed step, 1 continues it in a "
                     "straight line, 2 in a parabola. Higher follows smooth runs further and takes one more "
-                    "cached step of memory each. A forecast that would amplify noise falls back to a lower order "
-                    "by itself.",
+                    "cached step of memory each. A forecast that would amplify noise goes up in order "
+                    "only part of the way, by itself.",
                 ),
                 advanced(
                     io.Float.Input(

@@ -31,9 +31,9 @@ from .adapters.generic import prove
 from .config import SpeCaConfig
 from .events import Listener, Origin, RunHeader, RunRecord, Status
 from .history import Tensors
-from .session import Call, Exact, ForecastImpossibleError, Session, in_words, summary_line
+from .session import Call, Exact, ForecastImpossibleError, Session
 
-__all__ = ["Attachment", "attach", "attachment_of", "in_words", "summary_line"]
+__all__ = ["Attachment", "attach", "attachment_of"]
 
 KEY = "speca"
 RUNS_KEPT = 8

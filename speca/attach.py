@@ -14,7 +14,7 @@ import bisect
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,8 @@ from .adapters.base import Anatomy, exchanged_forward, is_batched
 from .adapters.generic import prove
 from .config import SpeCaConfig
 from .events import Listener, Origin, RunHeader, RunRecord, Status
-from .history import Tensors
+from .history import Latent, Tensors
+from .path import Path
 from .session import Call, Exact, ForecastImpossibleError, Session
 
 __all__ = ["Attachment", "attach", "attachment_of"]
@@ -58,7 +59,7 @@ def attach(
     """
     patched = model.clone()
     attachment = Attachment(config, listener, origin)
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.APPLY_MODEL):
         patched.remove_wrappers_with_key(kind, KEY)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, attachment.sample)
     try:
@@ -66,6 +67,7 @@ def attach(
     except NotThisArchitectureError:
         pass  # said once per run, in the run's own line
     else:
+        patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, attachment.predict_noise)
         patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, attachment.apply_model)
     patched.set_attachments(KEY, attachment)
     return patched
@@ -104,7 +106,8 @@ class Attachment:
         try:
             guider.model_options = comfy.model_patcher.create_model_options_clone(unchanged)
             options = guider.model_options.setdefault("transformer_options", {})
-            options[KEY] = _Run(session, sigmas.tolist())
+            path = Path(guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist())
+            options[KEY] = _Run(session, path, sigmas.tolist())
             _call_innermost(options)
             result = executor(*args, **kwargs)
             status = "finished"
@@ -157,6 +160,18 @@ class Attachment:
             )
         return None
 
+    def predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """PREDICT_NOISE wrapper: `args` are x, timestep, model_options, seed (`CFGGuider.predict_noise`)."""
+        options = args[2] if len(args) > 2 else kwargs.get("model_options", {})
+        run: _Run | None = options.get("transformer_options", {}).get(KEY)
+        if run is None or run.session.header.native is not None or not isinstance(args[0], Tensor):
+            return executor(*args, **kwargs)
+        x, sigma = args[0], float(args[1].flatten()[0])
+        run.path.arrive(x, sigma)
+        denoised = executor(*args, **kwargs)
+        run.path.leave(x, sigma, denoised)
+        return denoised
+
     def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """APPLY_MODEL wrapper (comfy/model_base.py): exchanges the network's forward for one call."""
         options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
@@ -170,7 +185,7 @@ class Attachment:
         except NotThisArchitectureError as missing:
             run.session.go_native(str(missing))
             return executor(*args, **kwargs)
-        with exchanged_forward(network, functools.partial(run.forward, model, anatomy, _Forwards.of(network))):
+        with exchanged_forward(network, functools.partial(run.forward, model, args[0], anatomy, _Forwards.of(network))):
             return executor(*args, **kwargs)
 
 
@@ -192,15 +207,15 @@ class _Forwards:
 class _Run:
     """Lies in `transformer_options` for one sampling run: turns the network's calls into the session's."""
 
-    def __init__(self, session: Session, sigmas: list[float]) -> None:
+    def __init__(self, session: Session, path: Path, sigmas: list[float]) -> None:
         self.session = session
+        self.path = path
         self._sigmas = sigmas
-        self._visits: dict[Hashable, tuple[float, int]] = {}
 
-    def forward(self, model: Any, anatomy: Anatomy, forwards: _Forwards, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call."""
+    def forward(self, model: Any, latent: Any, anatomy: Anatomy, forwards: _Forwards, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call; `latent` is the sampler's x."""
         try:
-            call, splittable = self._describe(model, args, kwargs)
+            call, splittable = self._describe(model, latent, args, kwargs)
             if anatomy.architecture.experimental and self.session.config.threshold > 0:
                 anatomy = _proved(model, anatomy, forwards, args, kwargs, len(call.streams))
                 splittable = False  # how the network treats the rows of a batch is not known
@@ -213,7 +228,7 @@ class _Run:
         network = _BoundNetwork(anatomy, forwards, args, kwargs, len(call.streams), splittable)
         return network.restore(self.session.evaluate(call, network))
 
-    def _describe(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, bool]:
+    def _describe(self, model: Any, latent_in: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, bool]:
         options = kwargs.get("transformer_options", {})
         x = args[0]
         latent = x[0] if isinstance(x, (list, tuple)) else x
@@ -233,8 +248,8 @@ class _Run:
         hooks = _hook_signature(model)
         uuids = options.get("uuids") or conds
         chunks = [(str(uuid), window_key, patches, hooks) for uuid in uuids]
-        visits = [self._count_visit(chunk, sigma) for chunk in chunks]
-        streams = tuple((chunks[row // n_samples], visits[row // n_samples], row % n_samples) for row in range(rows))
+        streams = tuple((chunks[row // n_samples], row % n_samples) for row in range(rows))
+        level = self.path.level(sigma)
         call = Call(
             time=float(model.model_sampling.timestep(sigma_tensor.flatten()[:1]).float()),
             sigma=sigma,
@@ -245,20 +260,14 @@ class _Run:
             conds=conds,
             kind=(conds, tuple(latent.shape), patches),
             window=window_key[0] if window_key else None,
+            weight=self.path.weight(step),
+            latent=Latent(latent_in, level.carry, level.spread)
+            if level is not None and isinstance(latent_in, Tensor) and latent_in.shape[0] == rows
+            else None,
+            renoised=self.path.renoised and level is not None,
         )
         # Other packs' patches may hold tensors for this very batch: then it is never taken apart.
         return call, n_samples > 1 and not patches
-
-    def _count_visit(self, chunk: Hashable, sigma: float) -> int:
-        """How often this conditioning was asked for at this very sigma just before.
-
-        Heun calls twice at a sigma, with two latents: its corrector and its next predictor are streams of their own,
-        each with distinct times. So is the second call of a schedule that repeats a sigma.
-        """
-        last, visits = self._visits.get(chunk, (None, 0))
-        visit = visits + 1 if last == sigma else 0
-        self._visits[chunk] = (sigma, visit)
-        return visit
 
 
 def _proved(
@@ -296,7 +305,7 @@ class _BoundNetwork:
         self.device = (x[0] if isinstance(x, (list, tuple)) else x).device
         self._output_type: type | None = None
 
-    def full(self, rows: Sequence[int] | None, keep_features: bool) -> Exact:
+    def full(self, rows: Sequence[int] | None, keep_features: bool, relative: bool = False) -> Exact:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
         kept: list[Tensors | None] = []
         n_rows = self._n_rows if rows is None else len(rows)
@@ -317,9 +326,37 @@ class _BoundNetwork:
                     stack.enter_context(_tapped(helper, note, self._forwards.compiled))
             output = self._run(rows)
         features = kept[0] if len(kept) == 1 else None
+        if features is not None and relative:
+            features = self._less_embedded(features, rows)
         return Exact(features, output)
 
-    def speculate(self, features: Tensors, rows: Sequence[int] | None) -> Tensors:
+    def _less_embedded(self, features: Tensors, rows: Sequence[int] | None) -> Tensors | None:
+        """The features less what reaches the verification block when all blocks are skipped, in place.
+
+        How a network joins its embedded inputs into its last stage is its own affair, so it is let do it.
+        """
+        block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        arrived: list[Tensors] = []
+        untouched = stage.untouched(block)
+
+        def note(*args: Any, **kwargs: Any) -> Any:
+            arrived.append(tuple(t.detach().clone() for t in stage.needed(block, args, kwargs)))
+            return untouched(*args, **kwargs)
+
+        with self._blocks_skipped(), exchanged_forward(block, note):
+            self._run(rows, skipping=True)
+        if len(arrived) != 1 or [t.shape for t in arrived[0]] != [f.shape for f in features]:
+            return None
+        return tuple(f.sub_(t) for f, t in zip(features, arrived[0], strict=True))
+
+    @contextmanager
+    def _blocks_skipped(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for stage, block in (*self._anatomy.skipped, *self._anatomy.helpers):
+                stack.enter_context(exchanged_forward(block, stage.untouched(block)))
+            yield
+
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, relative: bool = False) -> Tensors:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
         verified = 0
 
@@ -329,14 +366,12 @@ class _BoundNetwork:
             needed = stage.needed(block, args, kwargs)
             if [t.shape for t in needed] != [f.shape for f in features]:
                 raise ForecastImpossibleError("shape_changed")
-            forecast = tuple(f.to(t.dtype) for f, t in zip(features, needed, strict=True))
+            forecast = tuple(f.to(t.dtype) + (t if relative else 0) for f, t in zip(features, needed, strict=True))
             new_args, new_kwargs = stage.with_needed(block, args, kwargs, forecast)
             return native(*new_args, **new_kwargs)
 
-        with ExitStack() as stack:
-            for skipped_stage, skipped in (*self._anatomy.skipped, *self._anatomy.helpers):
-                stack.enter_context(exchanged_forward(skipped, skipped_stage.untouched(skipped)))
-            stack.enter_context(exchanged_forward(block, functools.partial(run_on_forecast, block.forward)))
+        native = block.forward
+        with self._blocks_skipped(), exchanged_forward(block, functools.partial(run_on_forecast, native)):
             output = self._run(rows, skipping=True)
         if verified != 1:  # another pack's patch took the block out of this call, or runs it more than once
             raise ForecastImpossibleError("not_possible")

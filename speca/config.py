@@ -18,9 +18,10 @@ class SpeCaConfig:
     """The settings of one SpeCa node.
 
     threshold: the relative error at which a forecast is thrown away, at the start of the run; 0 computes every call.
+        Errors are weighted by what they cost the final picture, 1 on the run's average (`schedule.error_weights`).
     order: the highest polynomial order of the forecast, 0 (reuse) to 4.
     threshold_end_factor: the threshold's factor at the end of the run, the paper's beta (section 3.3). The paper has
-        beta < 1, stricter late: no better than 1 on the small FLUX, and up to 3 dB worse on the small DiT.
+        beta < 1, stricter late; the weights say already where errors cost more, and why.
     accumulate_error: compare the sum of the errors since the last full call, not each error alone (the paper's rule).
     warmup_steps: the first calls of each stream that are always computed, at least 2: one anchor can only be repeated,
         and its output repeated with it, so nothing would tell how far the model has moved on.
@@ -47,7 +48,7 @@ class SpeCaConfig:
     error_metric: str = "relative_l2"
     forecaster: str = "newton"
     cache_device: str = "auto"
-    noise_gain_limit: float = 2.5
+    noise_gain_limit: float = 3.0
 
     def __post_init__(self) -> None:
         _within("threshold", self.threshold, 0.0, float("inf"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,19 +15,37 @@ CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
+class Latent:
+    """What a call was given, x of (B, ...), and how much of its output follows from x alone.
+
+    output = carry * x + spread * rest, `rest` being of the order of 1 (`schedule.NoiseLevel`).
+    """
+
+    x: Tensor
+    carry: float
+    spread: float
+
+    def row(self, index: int) -> Latent:
+        return replace(self, x=self.x[index : index + 1])
+
+
+@dataclass(frozen=True)
 class Anchor:
     """What one full call computed for one stream.
 
     `features` enter the verification block, `output` left the network; each tensor has a leading dimension of 1.
+    `latent` entered it, where that is one tensor of the output's shape.
     """
 
     time: float
     features: Tensors
     output: Tensors
+    latent: Latent | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.features, *self.output))
+        latent = () if self.latent is None else (self.latent.x,)
+        return sum(t.numel() * t.element_size() for t in (*self.features, *self.output, *latent))
 
 
 class History:
@@ -61,6 +79,22 @@ class History:
 
     def forecast_output(self, weights: Sequence[float], device: torch.device) -> Tensors:
         return _forecast([anchor.output for anchor in self._anchors], weights, device)
+
+    def forecast_output_from(self, latent: Latent, weights: Sequence[float], device: torch.device) -> Tensors | None:
+        """The output forecast as carry * x + spread * rest: the rest from the anchors, x from this very call.
+
+        None if an anchor has no latent to tell its own rest by.
+        """
+        total = latent.carry * latent.x.to(device, torch.float32)
+        for weight, anchor in zip(weights, self._anchors, strict=True):
+            if weight == 0.0:
+                continue
+            if anchor.latent is None:
+                return None
+            scaled = weight * latent.spread / anchor.latent.spread
+            total.add_(anchor.output[0].to(device), alpha=scaled)
+            total.add_(anchor.latent.x.to(device), alpha=-scaled * anchor.latent.carry)
+        return (total.to(self._anchors[-1].output[0].dtype),)
 
 
 def _forecast(anchors: Sequence[Tensors], weights: Sequence[float], device: torch.device) -> Tensors:

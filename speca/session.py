@@ -22,8 +22,8 @@ from torch import Tensor
 
 from .config import ANCHORS_TO_VERIFY, SpeCaConfig
 from .events import REASONS, CallRecord, Listener, Row, RunHeader, RunRecord, Status, Totals
-from .forecast import forecast_weights
-from .history import Anchor, History, Tensors
+from .forecast import Forecast, forecast_weights
+from .history import Anchor, History, Latent, Tensors
 from .policy import Decision, Situation, decide, needs_anchor
 from .verify import ERROR_METRICS, judge, threshold_at
 
@@ -42,7 +42,8 @@ class ForecastImpossibleError(Exception):
 class Exact:
     """What a full call computed: the features entering the verification block and the output, (R, ...) each.
 
-    `features` are a copy for the session to keep; None where they were not asked for or not to be had.
+    `features` are a copy for the session to keep; None where they were not asked for or not to be had. `relative`
+    ones are what the blocks added to the embedded input.
     """
 
     features: Tensors | None
@@ -55,9 +56,9 @@ class Network(Protocol):
     splittable: bool
     device: torch.device
 
-    def full(self, rows: Sequence[int] | None, keep_features: bool) -> Exact: ...
+    def full(self, rows: Sequence[int] | None, keep_features: bool, relative: bool = False) -> Exact: ...
 
-    def speculate(self, features: Tensors, rows: Sequence[int] | None) -> Tensors: ...
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, relative: bool = False) -> Tensors: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Call:
     time: what the network itself is told of the noise level; anchors and forecasts live on this axis.
     streams: one key per row of the batch; row r holds sample `r % n_samples`, so a sample has a row per conditioning.
     kind: calls of one kind cost the same (shape of the batch); used to price a call that was not computed in full.
+    weight: what an error at this call costs the final picture, 1 on the run's average (`schedule.error_weights`).
+    latent: what the sampler gave, (B, ...); None if it is not one tensor.
+    renoised: the sampler adds fresh noise as it goes. The latent holds news then that no anchor can know: features are
+        forecast relative to the embedded input, outputs relative to what follows from the latent alone.
     """
 
     time: float
@@ -78,6 +83,9 @@ class Call:
     conds: tuple[int, ...] = (0,)
     kind: Hashable = None
     window: int | None = None
+    weight: float = 1.0
+    latent: Latent | None = None
+    renoised: bool = False
 
     def rows_of(self, samples: Sequence[int]) -> list[int]:
         wanted = set(samples)
@@ -87,11 +95,11 @@ class Call:
 class _Stream:
     def __init__(self, depth: int) -> None:
         self.history = History(depth)
+        self.relative = False
         self.calls = 0
         self.in_a_row = 0
         self.accumulated = 0.0
-        self.direct_share = 0.0
-        self.n_shares = 0
+        self.direct_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,10 @@ class Session:
         """The call's output, (B, ...) per tensor: accepted forecasts, and full computation for the other samples."""
         began = self._clock()
         samples = range(call.n_samples)
+        for key in call.streams:
+            stream = self._stream(key)
+            if stream.relative != call.renoised:  # the anchors' features are of the other kind
+                stream.history, stream.relative = History(self._depth), call.renoised
         decisions = [decide(self.config, self._situation(call, sample)) for sample in samples]
         if not network.splittable and any(d.action == "full" for d in decisions):
             decisions = [d if d.action == "full" else Decision("full", "with_rejected") for d in decisions]
@@ -188,10 +200,14 @@ class Session:
         streams = [self._stream(call.streams[row]) for row in call.rows_of([sample])]
         return Situation(
             calls=min(s.calls for s in streams),
-            n_anchors=min(len(s.history) for s in streams),
+            n_anchors=min(self._n_anchors(s.history, call) for s in streams),
             in_a_row=max(s.in_a_row for s in streams),
             progress=call.progress,
         )
+
+    def _n_anchors(self, history: History, call: Call) -> int:
+        """Anchors to forecast from and to check with. One at the call's own time needs a latent to be of use."""
+        return len(history) if call.latent is not None else sum(t != call.time for t in history.times)
 
     def _stream(self, key: Hashable) -> _Stream:
         with self._lock:
@@ -205,7 +221,7 @@ class Session:
         threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
         try:
             features, direct = self._forecast(call, network, rows)
-            output = network.speculate(features, None if len(rows) == len(call.streams) else rows)
+            output = network.speculate(features, None if len(rows) == len(call.streams) else rows, call.renoised)
         except ForecastImpossibleError as refused:
             for row in rows:
                 self._stream(call.streams[row]).history = History(self._depth)
@@ -216,7 +232,7 @@ class Session:
         verdicts = {}
         for sample, error in zip(samples, errors, strict=True):
             accumulated = max(self._stream(call.streams[row]).accumulated for row in call.rows_of([sample]))
-            verdict = judge(error, threshold, accumulated)
+            verdict = judge(call.weight * error, threshold, accumulated)
             if verdict.accepted:
                 verdicts[sample] = Row(sample, "accepted", "within", verdict.error, threshold)
             else:
@@ -227,7 +243,7 @@ class Session:
     def _answer(self, call: Call, draft: _Draft, rows: Sequence[int]) -> _Part:
         """The accepted rows: the verified output, moved towards the direct forecast by each stream's share of it."""
         picked = [list(draft.rows).index(row) for row in rows]
-        shares = [self._stream(call.streams[row]).direct_share for row in rows]
+        shares = [self._stream(call.streams[row]).direct_share or 0.0 for row in rows]
         output = []
         for verified, direct in zip(draft.verified, draft.direct, strict=True):
             if len(picked) < len(draft.rows):
@@ -260,14 +276,15 @@ class Session:
         for row, share in zip(both, shares, strict=True):
             stream = self._stream(call.streams[row])
             # The mean of the new and the old: one call is one noisy sample.
-            stream.direct_share = share if stream.n_shares == 0 else (stream.direct_share + share) / 2
-            stream.n_shares += 1
+            known = stream.direct_share
+            stream.direct_share = share if known is None else (known + share) / 2
 
     def _forecast(self, call: Call, network: Network, rows: Sequence[int]) -> tuple[Tensors, Tensors]:
         """(features entering the verification block, output forecast directly), rows joined: (R, ...) per tensor.
 
-        Where the features repeat an anchor (order 0), the output is forecast in a straight line all the same: the
-        last block on repeated features would find little but its own repeated output, and see no error.
+        Where the features repeat an anchor, the output must not: the last block on repeated features would find
+        little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
+        a second call at an anchor's own time (heun), from the latent that has changed since.
         """
         features, outputs = [], []
         for row in rows:
@@ -275,21 +292,28 @@ class Session:
             forecast = forecast_weights(
                 self.config.forecaster, history.times, call.time, self.config.order, self.config.noise_gain_limit
             )
-            check = (
-                forecast
-                if forecast.order > 0
-                else forecast_weights("newton", history.times, call.time, 1, self.config.noise_gain_limit)
-            )
             features.append(history.forecast_features(forecast.weights, network.device))
-            outputs.append(history.forecast_output(check.weights, network.device))
+            from_latent = None
+            if call.latent is not None and (call.renoised or call.time in history.times):
+                from_latent = history.forecast_output_from(call.latent.row(row), forecast.weights, network.device)
+            outputs.append(from_latent or history.forecast_output(self._check(call, history, forecast), network.device))
         if len({tuple(t.shape for t in row) for row in features}) > 1:
             raise ForecastImpossibleError("shape_changed")
         return _cat(features), _cat(outputs)
 
+    def _check(self, call: Call, history: History, forecast: Forecast) -> Sequence[float]:
+        """Weights of an output forecast that is no mere repetition of an anchor."""
+        times = history.times
+        others = [t for t in times if t != call.time]
+        if forecast.order > 0 and len(others) == len(times):
+            return forecast.weights
+        line = iter(forecast_weights("newton", others, call.time, 1, self.config.noise_gain_limit).weights)
+        return [0.0 if t == call.time else next(line) for t in times]
+
     def _full(self, call: Call, network: Network, samples: Sequence[int]) -> _Part:
         rows = call.rows_of(samples)
         keep = needs_anchor(self.config, call.progress)
-        exact = network.full(None if len(rows) == len(call.streams) else rows, keep)
+        exact = network.full(None if len(rows) == len(call.streams) else rows, keep, call.renoised)
         if keep and exact.features is not None:
             for i, row in enumerate(rows):
                 anchor = Anchor(
@@ -297,9 +321,16 @@ class Session:
                     # Rows are copied apart, or one stream's anchor would hold the memory of the whole batch.
                     tuple(self._place(t[i : i + 1].clone() if len(rows) > 1 else t) for t in exact.features),
                     tuple(self._place(t[i : i + 1].clone()) for t in exact.output),
+                    self._latent_of(call, row, exact.output),
                 )
                 self._stream(call.streams[row]).history.record(anchor)
         return _Part(rows, exact.output)
+
+    def _latent_of(self, call: Call, row: int, output: Tensors) -> Latent | None:
+        if call.latent is None or [t.shape[1:] for t in output] != [call.latent.x.shape[1:]]:
+            return None
+        latent = call.latent.row(row)
+        return replace(latent, x=self._place(latent.x.clone()))
 
     def _settle(self, call: Call, rows: dict[int, Row]) -> None:
         """Move the streams on: what was computed starts a new count, what was accepted adds to it."""

@@ -30,7 +30,7 @@ import comfy_server
 
 NO_COMFYUI = "no ComfyUI: run `python dev.py setup`, or set COMFYUI_PATH"
 NO_CUDA = "no CUDA device"
-COMFY_FIXTURES = {"comfy", "graphs", "server", "_graphs"}
+COMFY_FIXTURES = {"comfy", "emoji", "graphs", "server", "_graphs"}
 
 _available = {"comfyui": False}
 
@@ -104,3 +104,17 @@ def chromium() -> str:
     if found is None:
         pytest.skip("no Chromium: install one, or set CHROMIUM to its path")
     return found
+
+
+@pytest.fixture(scope="module")
+def emoji(comfy: None) -> Iterator[object]:
+    """`benchmarks/emoji_pack` as the library `emoji_pack`."""
+    benchmarks = Path(__file__).resolve().parent.parent / "benchmarks"
+    sys.path.append(str(benchmarks))
+    try:
+        import emoji_pack.judge
+        import emoji_pack.models
+
+        yield emoji_pack
+    finally:
+        sys.path.remove(str(benchmarks))

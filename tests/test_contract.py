@@ -164,7 +164,9 @@ def in_each_call(patcher: Any, action: Callable[..., None]) -> Iterator[Any]:
     yield clone
 
 
-def exact_and_repeated(tiny: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> list[tuple[Any, Any, bool]]:
+def exact_and_repeated(
+    tiny: Any, change: Callable[[torch.Tensor], torch.Tensor], relative: bool = False
+) -> list[tuple[Any, Any, bool]]:
     """For the first and the last call of a run: (its output, that of its last block and head alone, inputs unchanged).
 
     The last block is given the features that entered it in the full call, after `change`.
@@ -179,9 +181,9 @@ def exact_and_repeated(tiny: Any, change: Callable[[torch.Tensor], torch.Tensor]
         before = copied([list(args), inputs])
         forwards = _Forwards(native, native, False)
         bound = _BoundNetwork(recognise(network), forwards, args, kwargs, args[0].shape[0], True)
-        exact = bound.full(None, True)
+        exact = bound.full(None, True, relative)
         assert exact.features is not None
-        again = bound.speculate(tuple(change(feature.clone()) for feature in exact.features), None)
+        again = bound.speculate(tuple(change(feature.clone()) for feature in exact.features), None, relative)
         found.append((exact.output, again, same([list(args), inputs], before)))
 
     with in_each_call(tiny.model_patcher, action) as patcher:
@@ -208,6 +210,12 @@ class TestContract:
     def test_exact_features_give_the_exact_output(self, subject: Subject) -> None:
         for full, repeated, unchanged in exact_and_repeated(subject.tiny, lambda feature: feature):
             assert all(torch.equal(a, b) for a, b in zip(full, repeated, strict=True))
+            assert unchanged
+
+    def test_features_relative_to_the_embedded_input_give_the_same_output(self, subject: Subject) -> None:
+        """As they are kept where the sampler adds noise; taking the input off and adding it again rounds."""
+        for full, repeated, unchanged in exact_and_repeated(subject.tiny, lambda feature: feature, relative=True):
+            assert all(distance(b, a) < 1e-4 for a, b in zip(full, repeated, strict=True))
             assert unchanged
 
     def test_other_features_give_another_output(self, subject: Subject) -> None:
@@ -336,9 +344,9 @@ class TestContract:
         def reject_one(error: float, threshold: float, accumulated: float) -> Any:
             return judge(float("inf") if next(judged) % 3 == rejected else error, threshold, accumulated)
 
-        def note_rows(self: Any, rows: Any, keep_features: bool) -> Any:
+        def note_rows(self: Any, rows: Any, *options: bool) -> Any:
             computed.append(rows if rows is None else [row % 3 for row in rows])
-            return full(self, rows, keep_features)
+            return full(self, rows, *options)
 
         def run(**settings: Any) -> torch.Tensor:
             return sample(three, attached(three.model_patcher, **settings))

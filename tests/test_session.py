@@ -13,7 +13,7 @@ import torch
 
 from speca.config import SpeCaConfig
 from speca.events import RunHeader, RunRecord, Totals
-from speca.history import Anchor
+from speca.history import Anchor, Latent
 from speca.session import Call, Exact, ForecastImpossibleError, Session, summary_line
 
 CPU = torch.device("cpu")
@@ -37,12 +37,12 @@ class FakeNetwork:
         rows = range(self.n_rows) if rows is None else rows
         return torch.tensor([[self.value(self.time, row)] * 4 for row in rows])
 
-    def full(self, rows, keep_features):
+    def full(self, rows, keep_features, relative=False):
         self.full_rows.append(rows)
         values = self._values(rows)
         return Exact((values.clone(),) if keep_features else None, (values,))
 
-    def speculate(self, features, rows):
+    def speculate(self, features, rows, relative=False):
         if self.refuse:
             raise ForecastImpossibleError(self.refuse)
         self.speculated_rows.append(rows)
@@ -179,7 +179,7 @@ def test_a_batch_that_cannot_be_taken_apart_is_computed_whole():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_not_a_number_is_a_rejection(bad):
     class Broken(FakeNetwork):
-        def speculate(self, features, rows):
+        def speculate(self, features, rows, relative=False):
             return (torch.full((1, 4), bad),)
 
     session = Session(replace(REUSE, threshold=1e6), HEADER)
@@ -198,7 +198,7 @@ def test_a_rejection_teaches_which_way_to_trust(truth, answer):
     full = {"verified": 2.0, "direct": 1.0, "between": 1.25}[truth]
 
     class TwoWays(FakeNetwork):
-        def speculate(self, features, rows):
+        def speculate(self, features, rows, relative=False):
             return (torch.full((1, 4), 2.0),)
 
     session = Session(replace(REUSE, threshold=0.4), HEADER)
@@ -233,9 +233,9 @@ def test_streams_of_separate_calls_do_not_mix():
 
 def test_threshold_zero_asks_for_no_features():
     class Plain(FakeNetwork):
-        def full(self, rows, keep_features):
+        def full(self, rows, keep_features, relative=False):
             assert not keep_features
-            return super().full(rows, keep_features)
+            return super().full(rows, keep_features, relative)
 
     session = Session(SpeCaConfig(threshold=0.0), HEADER)
     for i in range(5):
@@ -258,13 +258,13 @@ def test_speedup_is_what_the_calls_would_have_cost_over_what_they_did():
     clock = Clock()
 
     class Timed(FakeNetwork):
-        def full(self, rows, keep_features):
+        def full(self, rows, keep_features, relative=False):
             clock.now += 10
-            return super().full(rows, keep_features)
+            return super().full(rows, keep_features, relative)
 
-        def speculate(self, features, rows):
+        def speculate(self, features, rows, relative=False):
             clock.now += 1
-            return super().speculate(features, rows)
+            return super().speculate(features, rows, relative)
 
     session = Session(replace(REUSE, threshold=0.15), HEADER, clock=clock)
     for i, time in enumerate([8.0, 9.0, 10.0, 11.0, 12.0]):
@@ -332,3 +332,90 @@ def test_a_broken_listener_is_dropped_and_costs_nothing():
     outcomes, _, _ = run(REUSE, [9.0, 10.0, 11.0], listener=listener)
     assert len(outcomes) == 3
     assert len(listener.heard) == 1
+
+
+@pytest.mark.parametrize(("weight", "outcome"), [(2.0, "accepted"), (3.0, "rejected")])
+def test_an_error_counts_by_its_weight(weight, outcome):
+    """1/11 is .091: twice that is within .25, three times is over it."""
+    session = Session(REUSE, HEADER)
+    for i, time in enumerate([8.0, 9.0, 10.0]):
+        session.evaluate(Call(time, time, i, 0.0, 1, ("s",), weight=weight), FakeNetwork(time, 1))
+    row = session.record().calls[2].rows[0]
+    assert row.error == pytest.approx(weight / 11)
+    assert row.outcome == outcome
+
+
+def two_full_calls(config, latents, carry=0.5):
+    """A session after full calls at times 1 and 2, both with the output 4 and with `latents`."""
+    session = Session(config, HEADER)
+    for i, (time, x) in enumerate(zip((1.0, 2.0), latents, strict=True)):
+        latent = None if x is None else Latent(torch.full((1, 4), x), carry, 1.0)
+        session.evaluate(Call(time, time, i, 0.0, 1, ("s",), latent=latent), FakeNetwork(time, 1, lambda t, r: 4.0))
+    return session
+
+
+@pytest.mark.parametrize(("now", "error"), [(3.0, 0.0), (4.0, 0.5 / 4), (7.0, 2.0 / 4)])
+def test_a_second_call_at_an_anchors_time_is_judged_by_what_the_latent_changed(now, error):
+    """Features and output would repeat the anchor's own and look perfect. The latent moved from 3 to `now`, and half of
+    that shows in the output: (now - 3) / 2 against an output of 4."""
+    session = two_full_calls(REUSE, (3.0, 3.0))
+    latent = Latent(torch.full((1, 4), now), 0.5, 1.0)
+    session.evaluate(Call(2.0, 2.0, 2, 0.0, 1, ("s",), latent=latent), FakeNetwork(2.0, 1, lambda t, r: 4.0))
+    row = session.record().calls[2].rows[0]
+    assert row.error == pytest.approx(error)
+    assert row.outcome == ("accepted" if error <= 0.25 else "rejected")
+
+
+def test_a_second_call_at_an_anchors_time_without_a_latent_is_computed():
+    session = two_full_calls(REUSE, (None, None))
+    session.evaluate(Call(2.0, 2.0, 2, 0.0, 1, ("s",)), FakeNetwork(2.0, 1, lambda t, r: 4.0))
+    row = session.record().calls[2].rows[0]
+    assert (row.outcome, row.reason) == ("full", "no_anchor")
+
+
+def test_or_judged_by_a_line_through_anchors_of_other_times():
+    """Outputs 1, 2, 4 at times 0, 1, 2, and again at 2: the line through the first two says 3, and 3 is not 4."""
+    session = Session(replace(REUSE, warmup_steps=3, order=2, noise_gain_limit=100.0), HEADER)
+    for i, time in enumerate([0.0, 1.0, 2.0, 2.0]):
+        session.evaluate(Call(time, time, i, 0.0, 1, ("s",)), FakeNetwork(time, 1, lambda t, r: 2.0**t))
+    assert session.record().calls[3].rows[0].error == pytest.approx(1 / 4)
+
+
+class Renoised(FakeNetwork):
+    """Output 0.5 x + 2 rest, the rest a straight line in time; the last block knows it all."""
+
+    def __init__(self, time, x):
+        super().__init__(time, 1, lambda t, row: float(0.5 * x + 2 * (1 + t)))
+        self.asked_relative = []
+
+    def full(self, rows, keep_features, relative=False):
+        self.asked_relative.append(relative)
+        return super().full(rows, keep_features, relative)
+
+    def speculate(self, features, rows, relative=False):
+        self.asked_relative.append(relative)
+        return super().speculate(features, rows, relative)
+
+
+def test_fresh_noise_in_the_latent_is_no_forecast_error():
+    """x jumps about; what the anchors forecast is the rest, and x is this call's own."""
+    session = Session(SpeCaConfig(threshold=1e-5, order=1, noise_gain_limit=100.0), HEADER)
+    for i, (time, x) in enumerate(zip([5.0, 4.0, 3.0, 2.0, 1.0], [9.0, -7.0, 8.0, -6.0, 5.0], strict=True)):
+        network = Renoised(time, x)
+        latent = Latent(torch.full((1, 4), x), 0.5, 2.0)
+        call = Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True)
+        (output,) = session.evaluate(call, network)
+        torch.testing.assert_close(output, network._values(None))
+        assert network.asked_relative == [True]
+    assert [call.outcome for call in session.record().calls] == ["full"] * 2 + ["accepted"] * 3
+    assert all(call.rows[0].error < 1e-6 for call in session.record().calls[2:])
+
+
+def test_anchors_from_before_the_noise_are_dropped():
+    """Their features hold the embedded input, later ones do not."""
+    session = two_full_calls(REUSE, (3.0, 3.0))
+    latent = Latent(torch.full((1, 4), 3.0), 0.5, 1.0)
+    call = Call(3.0, 3.0, 2, 0.0, 1, ("s",), latent=latent, renoised=True)
+    session.evaluate(call, FakeNetwork(3.0, 1, lambda t, r: 4.0))
+    assert session.record().calls[2].rows[0].reason == "no_anchor"
+    assert session._stream("s").history.times == [3.0]

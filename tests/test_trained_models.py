@@ -7,7 +7,6 @@ sizes and turns (`benchmarks/emoji_pack/judge.py`). Guessing would be right once
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,19 +19,6 @@ MAX_BYTES = 8_000_000
 MIN_BLOCKS = 16
 
 pytestmark = pytest.mark.comfy
-
-
-@pytest.fixture(scope="module")
-def emoji(comfy):
-    """`benchmarks/emoji_pack` as the library `emoji_pack`."""
-    sys.path.append(str(BENCHMARKS))
-    try:
-        import emoji_pack.judge
-        import emoji_pack.models
-
-        yield emoji_pack
-    finally:
-        sys.path.remove(str(BENCHMARKS))
 
 
 def accuracy(judged: torch.Tensor, asked: torch.Tensor) -> float:

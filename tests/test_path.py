@@ -1,0 +1,83 @@
+"""A run's noise levels as ComfyUI's own model sampling has them, and which of its samplers add noise on the way."""
+
+import pytest
+import torch
+
+from speca.path import Path
+
+
+class NoisePrediction:
+    def noise_scaling(self, sigma, noise, latent):
+        return sigma * noise + latent
+
+    def calculate_denoised(self, sigma, output, x):
+        return x - sigma * output
+
+
+class Broken(NoisePrediction):
+    def calculate_denoised(self, sigma, output, x):
+        return torch.full_like(x, float("nan"))
+
+
+def test_levels_are_read_off_the_model():
+    level = Path(NoisePrediction(), [2.0, 1.0, 0.0]).level(2.0)
+    assert (level.signal, level.noise, level.latent_gain, level.output_gain) == (1.0, 2.0, 1.0, -2.0)
+
+
+@pytest.mark.parametrize("model_sampling", [object(), Broken()])
+def test_a_model_that_cannot_be_read_has_equal_weights(model_sampling):
+    path = Path(model_sampling, [2.0, 1.0, 0.0])
+    assert path.level(2.0) is None
+    assert [path.weight(step) for step in range(3)] == [1.0, 1.0, 1.0]
+
+
+def test_a_schedule_with_a_call_at_zero_has_equal_weights():
+    path = Path(NoisePrediction(), [2.0, 0.0, 0.0])
+    assert path.level(0.0) is None
+    assert [path.weight(step) for step in range(2)] == [1.0, 1.0]
+
+
+DETERMINISTIC = ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "ipndm", "deis", "res_multistep"]
+NOISY = ["euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm", "er_sde"]
+
+
+@pytest.fixture(scope="module")
+def samplers_of(emoji):
+    """kind -> f(SpeCa's settings, sampler): a short guided run of a trained model."""
+    import comfy.sample
+
+    from speca.attach import attach
+    from speca.dit.comfy_model import class_conditioning, load_dit
+
+    flux = emoji.models.load(emoji.models.FILES["flux"])
+    dit = load_dit(emoji.models.MODELS / "dit-emoji.safetensors", torch.float32)
+    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+    def sample_flux(config, sampler):
+        emoji.models.sample(attach(flux, config), [7], steps=12, cfg=2.5, sampler=sampler)
+
+    def sample_dit(config, sampler):
+        prompt = class_conditioning([7]), class_conditioning([-1])
+        schedule = (12, 2.5, sampler, "simple", *prompt, torch.zeros_like(noise))
+        comfy.sample.sample(attach(dit, config), noise, *schedule, disable_pbar=True, seed=3)
+
+    return {"flux": sample_flux, "dit": sample_dit}
+
+
+@pytest.mark.comfy
+@pytest.mark.parametrize("kind", ["flux", "dit"])
+@pytest.mark.parametrize("sampler", [*DETERMINISTIC, *NOISY])
+def test_samplers_that_add_noise_are_told_from_those_that_do_not(samplers_of, monkeypatch, sampler, kind):
+    from speca.config import SpeCaConfig
+
+    paths = []
+
+    class Noted(Path):
+        def __init__(self, *args):
+            super().__init__(*args)
+            paths.append(self)
+
+    monkeypatch.setattr("speca.attach.Path", Noted)
+    samplers_of[kind](SpeCaConfig(), sampler)
+    assert len(paths) == 1
+    assert paths[0].renoised == (sampler in NOISY)

@@ -1,0 +1,86 @@
+"""What an error costs, checked against linear flows whose answer can be written down."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from speca.schedule import DECIDED_AT, NoiseLevel, error_weights, renoised_std
+
+
+def eps(sigma):
+    """Noise prediction: x = data + sigma * n, denoised = x - sigma * output."""
+    return NoiseLevel(sigma, 1.0, sigma, 1.0, -sigma)
+
+
+def flow(sigma):
+    """Flow matching: x = (1 - sigma) * data + sigma * n, denoised = x - sigma * output."""
+    return NoiseLevel(sigma, 1.0 - sigma, sigma, 1.0, -sigma)
+
+
+def velocity(sigma):
+    """V-prediction (comfy/model_sampling.py, V_PREDICTION, sigma_data 1)."""
+    return NoiseLevel(sigma, 1.0, sigma, 1 / (sigma**2 + 1), -sigma / math.sqrt(sigma**2 + 1))
+
+
+def picture(sigma):
+    return NoiseLevel(sigma, 1.0, sigma, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("level", [eps(0.3), eps(40.0), flow(0.05), flow(0.5), flow(1.0), velocity(2.0), picture(3.0)])
+def test_what_follows_from_the_latent_is_the_best_linear_denoiser(level):
+    """output = carry * x: then denoised = Cov(data, x) / Var(x) * x for white data; what is left has spread 1."""
+    denoised = level.latent_gain + level.output_gain * level.carry
+    assert denoised == pytest.approx(level.signal / (level.signal**2 + level.noise**2), abs=1e-9)
+    left_over = level.noise**2 / (level.signal**2 + level.noise**2)  # Var(data) - Cov^2 / Var(x)
+    assert (level.output_gain * level.spread) ** 2 == pytest.approx(left_over)
+
+
+@pytest.mark.parametrize("kind", [eps, flow, velocity])
+def test_late_in_a_run_an_error_costs_its_step(kind):
+    """At little noise nothing is undone any more: the latent moves by the step times the error."""
+    assert kind(1e-3).final_error(1e-4) == pytest.approx(1e-4, rel=2e-3)
+
+
+def test_an_early_error_is_partly_undone():
+    """Far above `DECIDED_AT` an error of the noise is worth its share of the noise, not its length."""
+    assert eps(300.0).final_error(3.0) == pytest.approx(DECIDED_AT * 3 / 300, rel=1e-3)
+    assert eps(300.0).final_error(3.0) < eps(3.0).final_error(3.0)
+
+
+def test_flow_and_noise_prediction_agree_on_one_step():
+    """The same step in both languages, y = x / (1 - s) and sigma = s / (1 - s): an error of the denoised picture costs
+    the same, whatever the network calls its output."""
+    s, to = 0.5, 0.4
+    as_flow = flow(s).final_error(s - to) / abs(flow(s).output_gain)
+    ratio = s / (1 - s)
+    # x moves by (s - to) / s of the denoised error; y = x / (1 - to) afterwards, (1 - s) / (1 - to) of it left of s
+    as_noise = eps(ratio).final_error(ratio - to / (1 - to)) / ratio
+    assert as_flow * (1 - s) / (1 - to) == pytest.approx(as_noise)
+
+
+def test_weights_have_mean_one_and_follow_the_steps():
+    sigmas = [10.0, 5.0, 2.0, 1.0, 0.5]
+    weights = error_weights([eps(s) for s in sigmas], 0.0)
+    assert sum(weights) / len(weights) == pytest.approx(1.0)
+    costs = [eps(s).final_error(s - t) for s, t in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
+    assert [w / weights[0] for w in weights] == pytest.approx([c / costs[0] for c in costs])
+
+
+def test_a_repeated_sigma_costs_nothing_and_a_rising_one_is_not_negative():
+    weights = error_weights([eps(s) for s in (4.0, 4.0, 2.0, 3.0, 1.0)], 0.0)
+    assert weights[0] == weights[2] == 0.0
+    assert min(weights) >= 0.0
+
+
+def test_what_cannot_be_weighed_weighs_one():
+    assert error_weights([], 0.0) == ()
+    assert error_weights([eps(2.0), eps(2.0)], 2.0) == (1.0, 1.0)
+    assert error_weights([replace(eps(2.0), output_gain=math.inf)], 0.0) == (1.0,)
+
+
+def test_fresh_noise_is_that_of_an_ancestral_step():
+    """comfy/k_diffusion/sampling.py, get_ancestral_step: sigma_up^2 = to^2 (from^2 - to^2) / from^2."""
+    assert renoised_std(eps(5.0), eps(3.0)) == pytest.approx(math.sqrt(9 * (25 - 9) / 25))
+    assert renoised_std(flow(1.0), flow(0.9)) == pytest.approx(0.9)  # pure noise before: all of it may be new
+    assert renoised_std(eps(5.0), eps(5.0)) == 0.0

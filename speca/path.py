@@ -13,7 +13,7 @@ from .schedule import NoiseLevel, error_weights, renoised_std
 
 # An ancestral step with eta 1 adds noise of `renoised_std`. What a higher order or a guidance rule adds beyond a plain
 # step may be as long, but it is made of pictures: neighbours along the last axis correlate, by .16 or more where it is
-# longest in 10 samplers of the kind on the trained DiT and FLUX, and by .05 or less in the first noisy step of 9 others.
+# longest in 10 such samplers on the trained DiT and FLUX, and by .05 or less in the first noisy step of 9 others.
 RENOISED_SHARE = 0.3
 WHITE_BELOW = 0.1
 

@@ -15,8 +15,8 @@ DECIDED_AT = 3.0
 """The ratio of noise to signal at which a picture begins to forget an error made before.
 
 An error early in a run is partly undone: while noise prevails, the network takes it for noise. Fitted to the final
-error that one forecast causes at each call of 28 euler steps: 3 to 4 on the small DiT, 4 on FLUX, 5 on HunyuanVideo;
-as a weight in whole runs 2 to 4 did equally well (benchmarks/README.md, "What an error costs").
+error that one wrong call causes, at each of 28 euler steps: 3 to 4 on the small DiT, FLUX and HunyuanVideo alike
+(benchmarks/README.md, "What an error costs").
 """
 
 

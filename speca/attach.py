@@ -181,7 +181,7 @@ class Attachment:
         model = executor.class_obj
         network = model.diffusion_model
         try:
-            anatomy = recognise(uncompiled(network))
+            anatomy = run.anatomy_of(network)
         except NotThisArchitectureError as missing:
             run.session.go_native(str(missing))
             return executor(*args, **kwargs)
@@ -211,6 +211,13 @@ class _Run:
         self.session = session
         self.path = path
         self._sigmas = sigmas
+        self._anatomies: dict[int, tuple[nn.Module, Anatomy]] = {}
+
+    def anatomy_of(self, network: nn.Module) -> Anatomy:
+        """Found once a run for each network: several devices have a copy each. Raises NotThisArchitectureError."""
+        if id(network) not in self._anatomies:  # the entry keeps the network alive, and with it the id
+            self._anatomies[id(network)] = network, recognise(uncompiled(network))
+        return self._anatomies[id(network)][1]
 
     def forward(self, model: Any, latent: Any, anatomy: Anatomy, forwards: _Forwards, *args: Any, **kwargs: Any) -> Any:
         """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call; `latent` is the sampler's x."""

@@ -382,10 +382,10 @@ def test_or_judged_by_a_line_through_anchors_of_other_times():
 
 
 class Renoised(FakeNetwork):
-    """Output 0.5 x + 2 rest, the rest a straight line in time; the last block knows it all."""
+    """Output 0.5 x + 2 rest; the last block knows it all."""
 
-    def __init__(self, time, x):
-        super().__init__(time, 1, lambda t, row: float(0.5 * x + 2 * (1 + t)))
+    def __init__(self, time, x, rest):
+        super().__init__(time, 1, lambda t, row: float(0.5 * x + 2 * rest))
         self.asked_relative = []
 
     def full(self, rows, keep_features, relative=False):
@@ -399,9 +399,9 @@ class Renoised(FakeNetwork):
 
 def test_fresh_noise_in_the_latent_is_no_forecast_error():
     """x jumps about; what the anchors forecast is the rest, and x is this call's own."""
-    session = Session(SpeCaConfig(threshold=1e-5, order=1, noise_gain_limit=100.0), HEADER)
+    session = Session(SpeCaConfig(threshold=1e-5), HEADER)
     for i, (time, x) in enumerate(zip([5.0, 4.0, 3.0, 2.0, 1.0], [9.0, -7.0, 8.0, -6.0, 5.0], strict=True)):
-        network = Renoised(time, x)
+        network = Renoised(time, x, rest=3.0)
         latent = Latent(torch.full((1, 4), x), 0.5, 2.0)
         call = Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True)
         (output,) = session.evaluate(call, network)
@@ -409,6 +409,16 @@ def test_fresh_noise_in_the_latent_is_no_forecast_error():
         assert network.asked_relative == [True]
     assert [call.outcome for call in session.record().calls] == ["full"] * 2 + ["accepted"] * 3
     assert all(call.rows[0].error < 1e-6 for call in session.record().calls[2:])
+
+
+def test_with_fresh_noise_a_forecast_amplifies_less():
+    """The rest is 1, 2 and then 3. A straight line would have a gain of 3; at 2, half the way is left."""
+    session = Session(SpeCaConfig(threshold=1.0, order=1, noise_gain_limit=100.0), HEADER)
+    for i, time in enumerate([1.0, 2.0, 3.0]):
+        latent = Latent(torch.zeros(1, 4), 0.5, 2.0)
+        call = Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True)
+        session.evaluate(call, Renoised(time, 0.0, rest=time))
+    assert session.record().calls[2].rows[0].error == pytest.approx((6.0 - 5.0) / 6.0)
 
 
 def test_anchors_from_before_the_noise_are_dropped():

@@ -355,7 +355,9 @@ def test_ranking_is_compared_where_methods_are_clearly_apart():
     assert "in 1 of 1 columns" in summary.compared(same, kept)
     text = summary.compared(other, kept)
     assert "in 0 of 1 columns" in text
-    assert "best is taylor_modules" in text
+    assert "speca and taylor_modules have changed places" in text
+    close = {"cell": {"2x": {"speca": 44.5, "taylor_modules": 45.0, "fewer_steps": 40.0}}}
+    assert "in 1 of 1 columns" in summary.compared(close, kept)
 
 
 # --- Verification, distribution, hardware -----------------------------------------------------------------------------

@@ -104,8 +104,9 @@ def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> s
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     if usual:
         plot(usual, out / "psnr-computed.png", "speedup", "speedup computed for the real model's depth")
-        if any(cell.points(name, "measured_speedup") for cell in usual for name in cell.methods):
-            plot(usual, out / "psnr-measured.png", "measured_speedup", "measured speedup of the small model, batch 1")
+        timed = [cell for cell in usual if any(cell.points(name, "measured_speedup") for name in cell.methods)]
+        if timed:
+            plot(timed, out / "psnr-measured.png", "measured_speedup", "measured speedup of the small model, batch 1")
     if compare_with is not None and compare_with.is_file():
         text += "\n\n" + compared(summary, json.loads(compare_with.read_text()))
     return text
@@ -206,14 +207,18 @@ def plot(cells: Sequence[Cell], path: Path, speed: str, label: str) -> None:
 
     models = list(dict.fromkeys(cell.model for cell in cells))
     steps = sorted({cell.steps for cell in cells}, reverse=True)
+    # A single column would be too narrow for the legend: then the models stand side by side.
+    in_a_row = len(steps) == 1
+    rows, columns = (1, len(models)) if in_a_row else (len(models), len(steps))
     figure, axes = pyplot.subplots(
-        len(models), len(steps), figsize=(4.6 * len(steps), 3.6 * len(models)), squeeze=False, layout="constrained"
+        rows, columns, figsize=(4.6 * columns, 3.6 * rows), squeeze=False, layout="constrained"
     )
     colours = dict(zip(METHODS, pyplot.get_cmap("tab10").colors, strict=False))
     markers = dict(zip(METHODS, "sv^dphPo", strict=False))
     handles = {}
     for cell in cells:
-        axis = axes[models.index(cell.model)][steps.index(cell.steps)]
+        model, step = models.index(cell.model), steps.index(cell.steps)
+        axis = axes[0][model] if in_a_row else axes[model][step]
         for name in cell.methods:
             curve = frontier([p for p in cell.points(name, speed) if p.psnr < 80])
             strong = name == "speca"

@@ -94,18 +94,14 @@ def costs(subject: Any, case: Any, n_samples: int) -> list[Cost]:
     return [Cost(call, s, s - end, error, final) for (call, s, error, final), end in zip(found, ends, strict=True)]
 
 
-def scatter(subject: Any, measured: list[Cost], decided_at: float) -> tuple[float, float]:
-    """(standard deviation, mean) of log(measured / computed) over the calls, were `DECIDED_AT` this."""
-    from speca import schedule
+def scatter(subject: Any, measured: list[Cost], decided_at: float) -> float:
+    """The standard deviation of log(measured / computed) over the calls, were `DECIDED_AT` this."""
     from speca.path import Path as SamplingPath
 
     path = SamplingPath(subject.patcher.model.model_sampling, [cost.sigma for cost in measured] + [0.0])
-    kept, schedule.DECIDED_AT = schedule.DECIDED_AT, decided_at
-    try:
-        logs = [math.log(cost.ratio / path.level(cost.sigma).final_error(cost.step)) for cost in measured]
-    finally:
-        schedule.DECIDED_AT = kept
-    return statistics.pstdev(logs), statistics.mean(logs)
+    return statistics.pstdev(
+        math.log(cost.ratio / path.level(cost.sigma).final_error(cost.step, decided_at)) for cost in measured
+    )
 
 
 def main() -> None:
@@ -142,7 +138,7 @@ def main() -> None:
                 flush=True,
             )
         equal = statistics.pstdev([math.log(cost.ratio) for cost in measured])
-        spreads = {c: scatter(subject, measured, c)[0] for c in CANDIDATES}
+        spreads = {c: scatter(subject, measured, c) for c in CANDIDATES}
         best = min(spreads, key=spreads.__getitem__)
         cells = [f"**{v:.2f}**" if c == best else f"{v:.2f}" for c, v in spreads.items()]
         lines.append(f"| {name} | {equal:.2f} | " + " | ".join(cells) + " |")

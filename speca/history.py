@@ -85,16 +85,16 @@ class History:
 
         None if an anchor has no latent to tell its own rest by.
         """
-        total = latent.carry * latent.x.to(device, torch.float32)
+        factors, tensors = [latent.carry], [latent.x]
         for weight, anchor in zip(weights, self._anchors, strict=True):
             if weight == 0.0:
                 continue
             if anchor.latent is None:
                 return None
             scaled = weight * latent.spread / anchor.latent.spread
-            total.add_(anchor.output[0].to(device), alpha=scaled)
-            total.add_(anchor.latent.x.to(device), alpha=-scaled * anchor.latent.carry)
-        return (total.to(self._anchors[-1].output[0].dtype),)
+            factors += [-scaled * anchor.latent.carry, scaled]
+            tensors += [anchor.latent.x, anchor.output[0]]
+        return (combine(factors, tensors, device),)
 
 
 def _forecast(anchors: Sequence[Tensors], weights: Sequence[float], device: torch.device) -> Tensors:
@@ -102,7 +102,7 @@ def _forecast(anchors: Sequence[Tensors], weights: Sequence[float], device: torc
 
 
 def combine(weights: Sequence[float], tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """sum_j weights[j] * tensors[j] on `device`, accumulated in fp32, in the tensors' own shape and dtype.
+    """sum_j weights[j] * tensors[j] on `device`, accumulated in fp32, in the last tensor's shape and dtype.
 
     Tensors kept on another device are brought over chunk by chunk, so no second copy of a video's features exists.
     A lone weight of 1 copies, so that plain reuse is exact in every dtype.

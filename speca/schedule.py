@@ -41,13 +41,13 @@ class NoiseLevel:
         """The standard deviation of that denoiser's remaining error, seen in the output."""
         return self.noise / math.hypot(self.signal, self.noise) / abs(self.output_gain)
 
-    def final_error(self, step: float) -> float:
+    def final_error(self, step: float, decided_at: float = DECIDED_AT) -> float:
         """How far an error of 1 in the output at this call moves the final picture, if sigma falls by `step`.
 
         It moves the latent by step / sigma * |output_gain|; the division takes this to the picture's own scale, and
         discounts what later calls undo.
         """
-        return step / self.sigma * abs(self.output_gain) / math.hypot(self.signal, self.noise / DECIDED_AT)
+        return step / self.sigma * abs(self.output_gain) / math.hypot(self.signal, self.noise / decided_at)
 
 
 def error_weights(levels: Sequence[NoiseLevel], last: float) -> tuple[float, ...]:

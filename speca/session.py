@@ -246,7 +246,7 @@ class Session:
 
     def _answer(self, call: Call, draft: _Draft, rows: Sequence[int]) -> _Part:
         """The accepted rows: the verified output, moved towards the direct forecast by each stream's share of it."""
-        picked = [list(draft.rows).index(row) for row in rows]
+        picked = [draft.rows.index(row) for row in rows]
         shares = [self._stream(call.streams[row]).direct_share or 0.0 for row in rows]
         output = []
         for verified, direct in zip(draft.verified, draft.direct, strict=True):
@@ -270,7 +270,7 @@ class Session:
         if not both:
             return
         on = gap_on_gap = torch.zeros(len(both), device=exact.output[0].device)
-        here, there = [list(draft.rows).index(row) for row in both], [list(exact.rows).index(row) for row in both]
+        here, there = [draft.rows.index(row) for row in both], [exact.rows.index(row) for row in both]
         for verified, direct, truth in zip(draft.verified, draft.direct, exact.output, strict=True):
             start = verified[here].float().flatten(1)
             gap = direct[here].float().flatten(1) - start

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from .config import ANCHORS_TO_VERIFY, SpeCaConfig
 from .events import REASONS, CallRecord, Listener, Row, RunHeader, RunRecord, Status, Totals
-from .forecast import Forecast, forecast_weights
+from .forecast import Forecast, forecast_weights, reuse
 from .history import Anchor, History, Latent, Tensors
 from .policy import Decision, Situation, decide, needs_anchor
-from .verify import ERROR_METRICS, judge, threshold_at
+from .verify import ERROR_METRICS, judge, likely_error, threshold_at
 
 log = logging.getLogger(__name__)
 
@@ -224,13 +224,13 @@ class Session:
         rows = call.rows_of(samples)
         threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
         try:
-            features, direct = self._forecast(call, network, rows)
+            features, direct, repeated = self._forecast(call, network, rows)
             output = network.speculate(features, None if len(rows) == len(call.streams) else rows, call.renoised)
         except ForecastImpossibleError as refused:
             for row in rows:
                 self._stream(call.streams[row]).history = History(self._depth)
             return None, {s: Row(s, "full", refused.reason) for s in samples}
-        by_row = torch.stack([self._metric(f, e) for f, e in zip(direct, output, strict=True)]).amax(dim=0)
+        by_row = likely_error(self._error(direct, output), self._error(repeated, direct))
         # Rows run conditioning by conditioning; a sample is as wrong as its worst row (amax keeps NaN).
         errors = by_row.view(-1, len(samples)).amax(dim=0).tolist()
         verdicts = {}
@@ -243,6 +243,10 @@ class Session:
                 reason = "over" if math.isfinite(verdict.error) else "not_finite"
                 verdicts[sample] = Row(sample, "rejected", reason, verdict.error, threshold)
         return _Draft(rows, output, direct), verdicts
+
+    def _error(self, forecast: Tensors, exact: Tensors) -> Tensor:
+        """By the run's metric, (R,): a row is as wrong as the worst of its tensors."""
+        return torch.stack([self._metric(f, e) for f, e in zip(forecast, exact, strict=True)]).amax(dim=0)
 
     def _answer(self, call: Call, draft: _Draft, rows: Sequence[int]) -> _Part:
         """The accepted rows: the verified output, moved towards the direct forecast by each stream's share of it."""
@@ -283,28 +287,34 @@ class Session:
             known = stream.direct_share
             stream.direct_share = share if known is None else (known + share) / 2
 
-    def _forecast(self, call: Call, network: Network, rows: Sequence[int]) -> tuple[Tensors, Tensors]:
-        """(features entering the verification block, output forecast directly), rows joined: (R, ...) per tensor.
+    def _forecast(self, call: Call, network: Network, rows: Sequence[int]) -> tuple[Tensors, Tensors, Tensors]:
+        """(features entering the verification block, output forecast directly, output of plain reuse), rows joined:
+        (R, ...) per tensor.
 
         Where the features repeat an anchor, the output must not: the last block on repeated features would find
         little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
         a second call at an anchor's own time (heun), from the latent that has changed since.
         """
-        features, outputs = [], []
+        features, outputs, repeated = [], [], []
         gain_limit = self.config.noise_gain_limit
         if call.renoised:
             gain_limit = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT)
         for row in rows:
             history = self._stream(call.streams[row]).history
-            forecast = forecast_weights(self.config.forecaster, history.times, call.time, self.config.order, gain_limit)
+            times = history.times
+            forecast = forecast_weights(self.config.forecaster, times, call.time, self.config.order, gain_limit)
+            newest = reuse(times, call.time, 0)
             features.append(history.forecast_features(forecast.weights, network.device))
-            from_latent = None
-            if call.latent is not None and (call.renoised or call.time in history.times):
-                from_latent = history.forecast_output_from(call.latent.row(row), forecast.weights, network.device)
+            from_latent = newest_from_latent = None
+            if call.latent is not None and (call.renoised or call.time in times):
+                latent = call.latent.row(row)
+                from_latent = history.forecast_output_from(latent, forecast.weights, network.device)
+                newest_from_latent = history.forecast_output_from(latent, newest, network.device)
             outputs.append(from_latent or history.forecast_output(self._check(call, history, forecast), network.device))
+            repeated.append(newest_from_latent or history.forecast_output(newest, network.device))
         if len({tuple(t.shape for t in row) for row in features}) > 1:
             raise ForecastImpossibleError("shape_changed")
-        return _cat(features), _cat(outputs)
+        return _cat(features), _cat(outputs), _cat(repeated)
 
     def _check(self, call: Call, history: History, forecast: Forecast) -> Sequence[float]:
         """Weights of an output forecast that is no mere repetition of an anchor."""

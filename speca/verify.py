@@ -4,8 +4,11 @@ The paper (section 3.2) compares the forecast features of one deep block with th
 e = |F_hat - F| / (|F| + 1e-8). Here the *model's output* is compared: the last block and the head run for real on the
 forecast features, and their output is held against the output forecast directly from past outputs. Its rank
 correlation with the true error of the accepted output is higher, it costs nothing to keep, and the sampler
-receives the verified output, moved towards the direct forecast as far as past rejections taught (`session`). What is
-compared with the threshold is that error times what it costs the final picture (`schedule.error_weights`).
+receives the verified output, moved towards the direct forecast as far as past rejections taught (`session`).
+
+Both outputs descend from the same anchors, so they share errors that their difference cannot show: `likely_error` adds
+what it can know of those. What is compared with the threshold is that error times what it costs the final picture
+(`schedule.error_weights`), summed over the forecasts since the last full call.
 """
 
 from __future__ import annotations
@@ -18,6 +21,11 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-8  # the paper's; keeps an all-zero output from dividing by zero
+
+CARRIED_GROWTH = 1.2
+"""What a sum of errors grows by from one forecast to the next: a wrong output moves the latent, and the next forecast
+is checked as if it had not. 1.15 to 1.3 are alike on the small DiT, FLUX and HunyuanVideo (benchmarks/README.md,
+"How wrong is likely")."""
 
 ErrorMetric = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,6 +62,16 @@ ERROR_METRICS: dict[str, ErrorMetric] = {
 }
 
 
+def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
+    """How wrong an output is likely to be, (R,): the geometric mean of two errors by the same metric, (R,) each.
+
+    difference: between the verified output and the direct forecast. reach: between the direct forecast and plain reuse
+    of the newest anchor; the farther a forecast goes, the larger the error that both its outputs share. Never less
+    than the difference. Not in the paper.
+    """
+    return (difference * torch.maximum(difference, reach)).sqrt()
+
+
 def threshold_at(progress: float, threshold: float, end_factor: float) -> float:
     """tau_0 * beta^((T - t) / T) (section 3.3); `progress` is (T - t) / T, 0 at the run's start and 1 at its end."""
     return threshold * end_factor**progress
@@ -69,8 +87,11 @@ class Verdict:
 
 
 def judge(error: float, threshold: float, accumulated: float = 0.0) -> Verdict:
-    """Accept if `accumulated + error` is finite and at most `threshold`. An error that is not a number rejects."""
-    total = accumulated + error
+    """Accept if the total is finite and at most `threshold`. An error that is not a number rejects.
+
+    The total is `error` and what the forecasts before it `accumulated` since the last full call, grown by one call.
+    """
+    total = CARRIED_GROWTH * accumulated + error
     if not math.isfinite(total):
         return Verdict(math.inf, threshold, False)
     return Verdict(total, threshold, total <= threshold)

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speca.verify import ERROR_METRICS, cosine, elementwise_l1, judge, relative_l1, relative_l2, threshold_at
+from speca.verify import (
+    ERROR_METRICS,
+    cosine,
+    elementwise_l1,
+    judge,
+    likely_error,
+    relative_l1,
+    relative_l2,
+    threshold_at,
+)
 
 EXACT = torch.tensor([[[3.0, 4.0]], [[1.0, -1.0]]])
 FORECAST = torch.tensor([[[3.0, 9.0]], [[1.0, -1.0]]])
@@ -66,10 +75,26 @@ def test_threshold_runs_from_its_value_to_its_factor_geometrically(progress, thr
 def test_verdicts():
     assert judge(0.1, 0.1).accepted
     assert not judge(0.1001, 0.1).accepted
-    assert judge(0.04, 0.1, accumulated=0.06 - 1e-9).accepted
-    summed = judge(0.05, 0.1, accumulated=0.06)
+    assert judge(0.04, 0.1, accumulated=0.05 - 1e-9).accepted
+    summed = judge(0.05, 0.1, accumulated=0.05)
     assert not summed.accepted
     assert summed.error == pytest.approx(0.11)
+
+
+@given(difference=st.floats(0, 10, width=32), reach=st.floats(0, 10, width=32))
+def test_the_likely_error_lies_between_difference_and_reach_and_never_below_the_difference(difference, reach):
+    (likely,) = likely_error(torch.tensor([difference]), torch.tensor([reach])).tolist()
+    assert likely >= difference * (1 - 1e-5) - 1e-18
+    assert likely <= max(difference, reach) * (1 + 1e-5)
+    if reach > difference:
+        assert likely**2 == pytest.approx(difference * reach, rel=1e-4, abs=1e-30)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_likely_error_of_what_is_not_finite_rejects(bad):
+    for pair in ((bad, 0.1), (0.1, bad), (0.0, bad)):
+        (likely,) = likely_error(*(torch.tensor([value]) for value in pair)).tolist()
+        assert not judge(likely, 1e9).accepted
 
 
 @pytest.mark.parametrize("error", [math.nan, math.inf])

@@ -96,7 +96,7 @@ def costs(subject: Any, case: Any, n_samples: int) -> list[Cost]:
 
 def scatter(subject: Any, measured: list[Cost], decided_at: float) -> float:
     """The standard deviation of log(measured / computed) over the calls, were `DECIDED_AT` this."""
-    from speca.path import Path as SamplingPath
+    from speca.path import SamplingPath
 
     path = SamplingPath(subject.patcher.model.model_sampling, [cost.sigma for cost in measured] + [0.0])
     return statistics.pstdev(

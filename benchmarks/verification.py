@@ -34,7 +34,9 @@ RUN_LENGTHS = (1, 2, 3, 4, 6)
 WARMUP = 3
 
 OUTPUT = "output"
+LIKELY = "likely"
 PLACES = {
+    LIKELY: "the next line's, and how far the forecast reaches beyond the newest anchor (`verify.likely_error`)",
     OUTPUT: "the model's output, block and head on the forecast, against the output forecast directly",
     "update": "the last block's update, on forecast input, against its own forecast",
     "stream": "the last block's residual stream, against its own forecast (the paper's formula)",
@@ -42,6 +44,7 @@ PLACES = {
     "first": "the first block's update on the true input, against its own forecast",
 }
 METRICS_BY_PLACE = {
+    LIKELY: ("relative_l2", "cosine"),
     OUTPUT: ("relative_l2", "relative_l1", "elementwise_l1", "cosine"),
     "update": ("relative_l2", "elementwise_l1"),
     "stream": ("relative_l2",),
@@ -99,7 +102,7 @@ class Probe:
         from speca.attach import exchanged_forward
         from speca.forecast import forecast_weights
         from speca.history import combine
-        from speca.verify import ERROR_METRICS, relative_l2
+        from speca.verify import ERROR_METRICS, likely_error, relative_l2
 
         times = [time for time, _ in self._anchors]
 
@@ -134,9 +137,16 @@ class Probe:
             "first": (_joined(predicted("first", self._order)), _joined(exact["first"])),
         }
         self.true_errors += relative_l2(accepted, exact[OUTPUT]).tolist()
+        newest = self._anchors[-1][1][OUTPUT]
         for place, metrics in METRICS_BY_PLACE.items():
             for metric in metrics:
-                self.errors[place, metric] += ERROR_METRICS[metric](*pairs[place]).tolist()
+                error = ERROR_METRICS[metric]
+                if place == LIKELY:
+                    direct, verified = pairs[OUTPUT]
+                    found = likely_error(error(direct, verified), error(newest, direct))
+                else:
+                    found = error(*pairs[place])
+                self.errors[place, metric] += found.tolist()
         self.ahead += [self._length - self._left] * accepted.shape[0]
         return accepted
 

@@ -31,7 +31,7 @@ from .adapters.generic import prove
 from .config import SpeCaConfig
 from .events import Listener, Origin, RunHeader, RunRecord, Status
 from .history import Latent, Tensors
-from .path import Path
+from .path import SamplingPath
 from .session import Call, Exact, ForecastImpossibleError, Session
 
 __all__ = ["Attachment", "attach", "attachment_of"]
@@ -106,7 +106,7 @@ class Attachment:
         try:
             guider.model_options = comfy.model_patcher.create_model_options_clone(unchanged)
             options = guider.model_options.setdefault("transformer_options", {})
-            path = Path(guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist())
+            path = SamplingPath(guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist())
             options[KEY] = _Run(session, path, sigmas.tolist())
             _call_innermost(options)
             result = executor(*args, **kwargs)
@@ -207,7 +207,7 @@ class _Forwards:
 class _Run:
     """Lies in `transformer_options` for one sampling run: turns the network's calls into the session's."""
 
-    def __init__(self, session: Session, path: Path, sigmas: list[float]) -> None:
+    def __init__(self, session: Session, path: SamplingPath, sigmas: list[float]) -> None:
         self.session = session
         self.path = path
         self._sigmas = sigmas

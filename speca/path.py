@@ -18,7 +18,7 @@ RENOISED_SHARE = 0.3
 WHITE_BELOW = 0.1
 
 
-class Path:
+class SamplingPath:
     """`model_sampling` is the model's own (comfy/model_sampling.py), probed with numbers; `sigmas` the run's."""
 
     def __init__(self, model_sampling: Any, sigmas: Sequence[float]) -> None:

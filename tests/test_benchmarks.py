@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -377,6 +378,35 @@ def test_probe_sees_no_error_where_the_forecast_is_the_truth(tiny, comfy):
     assert set(driver.ahead) <= set(range(1, max(verification.RUN_LENGTHS) + 1))
     for found in verification.correlations(driver):
         assert -1 <= found["rho"] <= 1
+
+
+def test_what_one_wrong_call_costs_is_measured_call_by_call(tiny):
+    """A run for each call from the third on; a step ends where the next begins, the last one at 0."""
+    import sensitivity
+    from sampling import Case
+
+    measured = sensitivity.costs(tiny, Case(6), n_samples=2)
+    assert [cost.call for cost in measured] == [2, 3, 4, 5]
+    assert all(cost.error > 0 and cost.final > 0 for cost in measured)
+    assert [cost.step for cost in measured[:-1]] == [
+        pytest.approx(a.sigma - b.sigma) for a, b in itertools.pairwise(measured)
+    ]
+    assert measured[-1].step == measured[-1].sigma
+
+
+def test_costs_that_follow_the_formula_do_not_scatter(tiny):
+    import sensitivity
+
+    from speca.path import SamplingPath
+
+    sigmas = [0.9, 0.7, 0.5, 0.3, 0.0]
+    path = SamplingPath(tiny.patcher.model.model_sampling, sigmas)
+    followed = [
+        sensitivity.Cost(i, a, a - b, error=0.02, final=0.02 * 5.0 * path.level(a).final_error(a - b, 3.0))
+        for i, (a, b) in enumerate(itertools.pairwise(sigmas))
+    ]
+    assert sensitivity.scatter(tiny, followed, 3.0) == pytest.approx(0.0, abs=1e-9)
+    assert sensitivity.scatter(tiny, followed, 1.0) > 0.1
 
 
 def test_frechet_distance_of_shifted_and_of_scaled_gaussians():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speca.path import Path
+from speca.path import SamplingPath
 
 
 class NoisePrediction:
@@ -20,19 +20,19 @@ class Broken(NoisePrediction):
 
 
 def test_levels_are_read_off_the_model():
-    level = Path(NoisePrediction(), [2.0, 1.0, 0.0]).level(2.0)
+    level = SamplingPath(NoisePrediction(), [2.0, 1.0, 0.0]).level(2.0)
     assert (level.signal, level.noise, level.latent_gain, level.output_gain) == (1.0, 2.0, 1.0, -2.0)
 
 
 @pytest.mark.parametrize("model_sampling", [object(), Broken()])
 def test_a_model_that_cannot_be_read_has_equal_weights(model_sampling):
-    path = Path(model_sampling, [2.0, 1.0, 0.0])
+    path = SamplingPath(model_sampling, [2.0, 1.0, 0.0])
     assert path.level(2.0) is None
     assert [path.weight(step) for step in range(3)] == [1.0, 1.0, 1.0]
 
 
 def test_a_schedule_with_a_call_at_zero_has_equal_weights():
-    path = Path(NoisePrediction(), [2.0, 0.0, 0.0])
+    path = SamplingPath(NoisePrediction(), [2.0, 0.0, 0.0])
     assert path.level(0.0) is None
     assert [path.weight(step) for step in range(2)] == [1.0, 1.0]
 
@@ -72,12 +72,12 @@ def test_samplers_that_add_noise_are_told_from_those_that_do_not(samplers_of, mo
 
     paths = []
 
-    class Noted(Path):
+    class Noted(SamplingPath):
         def __init__(self, *args):
             super().__init__(*args)
             paths.append(self)
 
-    monkeypatch.setattr("speca.attach.Path", Noted)
+    monkeypatch.setattr("speca.attach.SamplingPath", Noted)
     samplers_of[kind](SpeCaConfig(), sampler)
     assert len(paths) == 1
     assert paths[0].renoised == (sampler in NOISY)

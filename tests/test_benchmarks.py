@@ -409,6 +409,35 @@ def test_costs_that_follow_the_formula_do_not_scatter(tiny):
     assert sensitivity.scatter(tiny, followed, 1.0) > 0.1
 
 
+def test_variants_of_judging_differ_and_leave_speca_as_it_was(tiny, case):
+    import likely
+    from sampling import batch_of, sample
+
+    import speca.session
+    import speca.verify
+    from speca.attach import attach, attachment_of
+    from speca.config import SpeCaConfig
+
+    before = (speca.verify.CARRIED_GROWTH, speca.session.likely_error, speca.session.Session._speculate)
+    batch, errors = batch_of(tiny, 2), {}
+    for variant in likely.VARIANTS:
+        with likely.judging_by(variant):
+            patched = attach(tiny.patcher, SpeCaConfig(threshold=1e6, max_consecutive=3))
+            sample(patched, tiny, case, batch)
+            calls = attachment_of(patched).run_of().calls
+            errors[variant] = [row.error for call in calls for row in call.rows if row.error is not None]
+            (likely_error,) = speca.session.likely_error(torch.tensor([0.1]), torch.tensor([0.4])).tolist()
+            if not variant.true:
+                assert likely_error == pytest.approx(0.2 if variant.reach else 0.1)
+        now = (speca.verify.CARRIED_GROWTH, speca.session.likely_error, speca.session.Session._speculate)
+        assert now == before
+    truth = errors.pop(likely.VARIANTS[-1])
+    assert all(error > 0 for error in truth)
+    assert truth not in errors.values()
+    by_growth = sorted(errors, key=lambda variant: variant.growth)
+    assert sum(errors[by_growth[0]]) < sum(errors[by_growth[-1]])
+
+
 def test_frechet_distance_of_shifted_and_of_scaled_gaussians():
     pytest.importorskip("scipy")
     import distribution

@@ -55,7 +55,7 @@ def judging_by(variant: Variant) -> Iterator[None]:
     from speca.session import Session
 
     with ExitStack() as stack:
-        stack.enter_context(patch("speca.verify.CARRIED_GROWTH", variant.growth))
+        stack.enter_context(patch("speca.session.CARRIED_GROWTH", variant.growth))
         if variant.true:
             stack.enter_context(patch.object(Session, "_speculate", _knowing_the_truth(Session._speculate)))
         elif not variant.reach:

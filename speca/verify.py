@@ -22,11 +22,6 @@ from torch import Tensor
 
 EPSILON = 1e-8  # the paper's; keeps an all-zero output from dividing by zero
 
-CARRIED_GROWTH = 1.2
-"""What a sum of errors grows by from one forecast to the next: a wrong output moves the latent, and the next forecast
-is checked as if it had not. 1.15 to 1.3 are alike on the small DiT, FLUX and HunyuanVideo (benchmarks/README.md,
-"How wrong is likely")."""
-
 ErrorMetric = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -87,11 +82,8 @@ class Verdict:
 
 
 def judge(error: float, threshold: float, accumulated: float = 0.0) -> Verdict:
-    """Accept if the total is finite and at most `threshold`. An error that is not a number rejects.
-
-    The total is `error` and what the forecasts before it `accumulated` since the last full call, grown by one call.
-    """
-    total = CARRIED_GROWTH * accumulated + error
+    """Accept if `accumulated + error` is finite and at most `threshold`. An error that is not a number rejects."""
+    total = accumulated + error
     if not math.isfinite(total):
         return Verdict(math.inf, threshold, False)
     return Verdict(total, threshold, total <= threshold)

@@ -414,11 +414,10 @@ def test_variants_of_judging_differ_and_leave_speca_as_it_was(tiny, case):
     from sampling import batch_of, sample
 
     import speca.session
-    import speca.verify
     from speca.attach import attach, attachment_of
     from speca.config import SpeCaConfig
 
-    before = (speca.verify.CARRIED_GROWTH, speca.session.likely_error, speca.session.Session._speculate)
+    before = (speca.session.CARRIED_GROWTH, speca.session.likely_error, speca.session.Session._speculate)
     batch, errors = batch_of(tiny, 2), {}
     for variant in likely.VARIANTS:
         with likely.judging_by(variant):
@@ -429,7 +428,7 @@ def test_variants_of_judging_differ_and_leave_speca_as_it_was(tiny, case):
             (likely_error,) = speca.session.likely_error(torch.tensor([0.1]), torch.tensor([0.4])).tolist()
             if not variant.true:
                 assert likely_error == pytest.approx(0.2 if variant.reach else 0.1)
-        now = (speca.verify.CARRIED_GROWTH, speca.session.likely_error, speca.session.Session._speculate)
+        now = (speca.session.CARRIED_GROWTH, speca.session.likely_error, speca.session.Session._speculate)
         assert now == before
     truth = errors.pop(likely.VARIANTS[-1])
     assert all(error > 0 for error in truth)

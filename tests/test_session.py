@@ -414,6 +414,18 @@ def test_fresh_noise_in_the_latent_is_no_forecast_error():
     assert all(call.rows[0].error < 1e-6 for call in session.record().calls[2:])
 
 
+def test_with_fresh_noise_a_sum_of_errors_does_not_grow():
+    """Repeating a rest of 1 where it is 2 and then 3: the outputs are wrong by 2/4 and by 4/6."""
+    config = replace(REUSE, threshold=10.0, accumulate_error=True)
+    session = Session(config, HEADER)
+    for i, (time, rest) in enumerate([(5.0, 1.0), (4.0, 1.0), (3.0, 2.0), (2.0, 3.0)]):
+        latent = Latent(torch.zeros(1, 4), 0.5, 2.0)
+        session.evaluate(
+            Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True), Renoised(time, 0.0, rest=rest)
+        )
+    assert errors(session)[2:] == pytest.approx([2 / 4, 2 / 4 + 4 / 6])
+
+
 def test_with_fresh_noise_a_forecast_amplifies_less():
     """The rest is 1, 2 and then 3. A straight line would have a gain of 3; at 2, half the way is left:
     the output is 5 instead of 6, and reuse would say 4."""

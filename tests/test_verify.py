@@ -75,8 +75,8 @@ def test_threshold_runs_from_its_value_to_its_factor_geometrically(progress, thr
 def test_verdicts():
     assert judge(0.1, 0.1).accepted
     assert not judge(0.1001, 0.1).accepted
-    assert judge(0.04, 0.1, accumulated=0.05 - 1e-9).accepted
-    summed = judge(0.05, 0.1, accumulated=0.05)
+    assert judge(0.04, 0.1, accumulated=0.06 - 1e-9).accepted
+    summed = judge(0.05, 0.1, accumulated=0.06)
     assert not summed.accepted
     assert summed.error == pytest.approx(0.11)
 

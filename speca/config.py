@@ -37,7 +37,7 @@ class SpeCaConfig:
     and 28 steps of euler (benchmarks/README.md, "Defaults").
     """
 
-    threshold: float = 0.05
+    threshold: float = 0.08
     order: int = 2
     threshold_end_factor: float = 1.0
     accumulate_error: bool = True

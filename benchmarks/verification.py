@@ -287,7 +287,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "| --- " * (len(columns) + 2) + "|",
     ]
     for place, metric in rows:
-        values = " | ".join(f"{by[model, order, place, metric]:.3f}" for model, order in columns)
+        found = [by.get((model, order, place, metric)) for model, order in columns]
+        values = " | ".join("" if rho is None else f"{rho:.3f}" for rho in found)
         lines.append(f"| {PLACES[place]} | {metric} | {values} |")
     lines += [
         "",

@@ -380,6 +380,20 @@ def test_probe_sees_no_error_where_the_forecast_is_the_truth(tiny, comfy):
         assert -1 <= found["rho"] <= 1
 
 
+def test_a_table_of_correlations_leaves_open_what_was_not_measured():
+    import verification
+
+    both = {"place": "output", "metric": "relative_l2", "order": 1}
+    results = [
+        {**both, "model": "flux", "rho": 0.8},
+        {**both, "model": "flux", "metric": "cosine", "rho": 0.7},
+        {**both, "model": "dit", "rho": 0.9},
+    ]
+    lines = verification.table(results).splitlines()
+    assert any(line.endswith("| relative_l2 | 0.800 | 0.900 |") for line in lines)
+    assert any(line.endswith("| cosine | 0.700 |  |") for line in lines)
+
+
 def test_what_one_wrong_call_costs_is_measured_call_by_call(tiny):
     """A run for each call from the third on; a step ends where the next begins, the last one at 0."""
     import sensitivity

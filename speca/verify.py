@@ -62,8 +62,8 @@ def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
 
     difference: between the verified output and the direct forecast. reach: between the direct forecast and plain reuse
     of the newest anchor; the farther a forecast goes, the larger the error that both its outputs share. Never less
-    than the difference. Not in the paper; it ranks
-    forecasts by their true error better than either alone (benchmarks/results/verification.md).
+    than the difference. Not in the paper; it ranks forecasts by their true error better than the difference alone, on
+    the small FLUX, DiT and HunyuanVideo (benchmarks/results/verification.md).
     """
     return (difference * torch.maximum(difference, reach)).sqrt()
 

@@ -221,6 +221,8 @@ def plot(cells: Sequence[Cell], path: Path, speed: str, label: str) -> None:
         axis = axes[0][model] if in_a_row else axes[model][step]
         for name in cell.methods:
             curve = frontier([p for p in cell.points(name, speed) if p.psnr < 80])
+            if not curve:
+                continue
             strong = name == "speca"
             (handles[METHODS[name].title],) = axis.plot(
                 [p.speedup for p in curve],
@@ -240,6 +242,8 @@ def plot(cells: Sequence[Cell], path: Path, speed: str, label: str) -> None:
         axis.grid(alpha=0.3)
         axis.set_xlabel(label, fontsize=8)
         axis.set_ylabel("PSNR, dB", fontsize=8)
+    for axis in axes.flat:
+        axis.set_visible(axis.has_data())
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(path, dpi=110)

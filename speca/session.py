@@ -310,14 +310,10 @@ class Session:
             times = history.times
             forecast = forecast_weights(self.config.forecaster, times, call.time, self.config.order, gain_limit)
             newest = reuse(times, call.time, 0)
+            check = self._check(call, history, forecast)
             features.append(history.forecast_features(forecast.weights, network.device))
-            from_latent = newest_from_latent = None
-            if call.latent is not None and (call.renoised or call.time in times):
-                latent = call.latent.row(row)
-                from_latent = history.forecast_output_from(latent, forecast.weights, network.device)
-                newest_from_latent = history.forecast_output_from(latent, newest, network.device)
-            outputs.append(from_latent or history.forecast_output(self._check(call, history, forecast), network.device))
-            repeated.append(newest_from_latent or history.forecast_output(newest, network.device))
+            outputs.append(_forecast_output(call, row, history, forecast.weights, check, network.device))
+            repeated.append(_forecast_output(call, row, history, newest, newest, network.device))
         if len({tuple(t.shape for t in row) for row in features}) > 1:
             raise ForecastImpossibleError("shape_changed")
         return _cat(features), _cat(outputs), _cat(repeated)
@@ -486,6 +482,17 @@ def in_words(row: Row) -> str:
     """The row's reason as a person reads it."""
     figures = {"error": row.error, "threshold": row.threshold, "limit": row.limit}
     return REASONS[row.reason].format(**{name: value for name, value in figures.items() if value is not None})
+
+
+def _forecast_output(
+    call: Call, row: int, history: History, weights: Sequence[float], without: Sequence[float], device: torch.device
+) -> Tensors:
+    """From the latent by `weights`, where it holds what no anchor knows; else from past outputs alone, by `without`."""
+    if call.latent is not None and (call.renoised or call.time in history.times):
+        from_latent = history.forecast_output_from(call.latent.row(row), weights, device)
+        if from_latent is not None:
+            return from_latent
+    return history.forecast_output(without, device)
 
 
 def _cat(rows: Sequence[Tensors]) -> Tensors:

@@ -15,6 +15,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from decimal import ROUND_HALF_UP, Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +402,7 @@ def test_run_is_drawn_as_the_server_tells_it(place: Place, window: Window) -> No
     assert panel.text("counts") == (
         f"{STEPS} calls: {totals['full']} full, {totals['accepted']} accepted, {totals['rejected']} rejected"
     )
-    assert panel.text("factor") == f"{totals['speedup']:.1f}×"
+    assert panel.text("factor") == _factor(totals["speedup"])
 
     # Pointed at: everything there is to know of the call.
     rejected = next(i for i, kind in enumerate(panel.kinds()) if kind == "rejected")
@@ -431,7 +432,18 @@ def test_run_is_drawn_as_the_server_tells_it(place: Place, window: Window) -> No
 
 
 def _figure(value: float) -> str:
-    return f"{float(f'{value:.3g}'):g}"
+    """Three significant digits as the page rounds them: by the digits that stand there, halves up (0.6465: 0.647)."""
+    rounded = Context(prec=3, rounding=ROUND_HALF_UP).create_decimal(repr(value))
+    return format(rounded.normalize(), "f")
+
+
+def _factor(value: float) -> str:
+    return f"{Decimal(repr(value)).quantize(Decimal('0.1'), ROUND_HALF_UP)}×"
+
+
+def test_figures_are_compared_as_the_page_rounds_them() -> None:
+    assert [_figure(value) for value in (0.6465, 0.5, 1.0, 0.012345, 20.0)] == ["0.647", "0.5", "1", "0.0123", "20"]
+    assert [_factor(value) for value in (1.25, 2.0, 1.049)] == ["1.3×", "2.0×", "1.0×"]
 
 
 def test_nothing_of_the_panel_is_saved_or_sent(place: Place, window: Window) -> None:
@@ -743,6 +755,7 @@ def test_runs_are_chosen_compared_exported_and_copied(place: Place, window: Wind
     generous = panel.wait_for(other_than=strict)
 
     runs = window.open_runs()
+    window.wait("() => document.querySelectorAll('.speca-runs .speca-row').length === 2")
     rows = runs.locator(".speca-row")
     assert rows.evaluate_all("rows => rows.map(row => row.dataset.run)") == [generous, strict]
     assert runs.locator(".speca-row[data-role=A]").get_attribute("data-run") == generous
@@ -775,6 +788,28 @@ def test_runs_are_chosen_compared_exported_and_copied(place: Place, window: Wind
         assert window.page.locator("[data-node-id='2'] input").first.input_value() == "0.300"
     window.page.keyboard.press("Control+z")
     window.wait("() => app.graph.getNodeById(2).widgets.find(w => w.name === 'threshold').value === 0.8")
+
+
+def test_the_tab_opens_with_its_runs_in_it(place: Place, window: Window) -> None:
+    """Not empty first and filled a picture later: what is there the moment the tab's content enters the page."""
+    window.load(place.workflow(chain(threshold=0.3)), "opened")
+    window.close_runs()
+    panel = window.panel(2)
+    window.click_run()
+    run_id = panel.wait_for()
+    shown = window.page.evaluate(
+        """() => new Promise((resolve) => {
+            const observer = new MutationObserver(() => {
+                const runs = document.querySelector(".speca-runs")
+                if (!runs) return
+                observer.disconnect()
+                resolve([...runs.querySelectorAll(".speca-row")].map((row) => row.dataset.run))
+            })
+            observer.observe(document.body, { childList: true, subtree: true })
+            app.extensionManager.bottomPanel.toggleBottomPanelTab("speca")
+        })"""
+    )
+    assert shown == [run_id]
 
 
 def test_light_theme_and_other_languages(place: Place, window: Window) -> None:

@@ -277,12 +277,7 @@ function schedule() {
   function draw() {
     scheduled = false
     drawnAt = performance.now()
-    try {
-      render()
-    } catch (error) {
-      // Never an exception on the canvas.
-      console.warn("[SpeCa] the panel could not be drawn", error)
-    }
+    safely(render)
   }
 }
 
@@ -290,7 +285,6 @@ function render() {
   listed = null
   const words = currentWords()
   const colours = theme()
-  runsPanel.dom.dataset.theme = colours
   for (const [node, shown] of panels) {
     shown.panel.dom.dataset.theme = colours
     const choices = offers(node)
@@ -301,7 +295,21 @@ function render() {
     shown.run_id = chosen?.run.run_id ?? null
     shown.panel.update({ run: chosen?.run ?? null, choices: buttons }, words)
   }
-  if (runsPanel.dom.isConnected) runsPanel.update(runsOf(state, workflowId(), tab()), allRuns(state), words)
+  if (runsPanel.dom.isConnected) renderRuns()
+}
+
+function renderRuns() {
+  runsPanel.dom.dataset.theme = theme()
+  runsPanel.update(runsOf(state, workflowId(), tab()), allRuns(state), currentWords())
+}
+
+/** Never an exception on the canvas. */
+function safely(drawing) {
+  try {
+    drawing()
+  } catch (error) {
+    console.warn("[SpeCa] the panel could not be drawn", error)
+  }
 }
 
 let said = { dictionaries: null, locale: null, words: null }
@@ -417,7 +425,10 @@ app.registerExtension({
       type: "custom",
       render(place) {
         place.style.height = "100%"
+        // Drawn before it is seen: the next picture may be a tenth of a second away.
+        safely(renderRuns)
         if (runsPanel.dom.parentNode !== place) place.replaceChildren(runsPanel.dom)
+        // Again once it is in the page: the chart asks how wide it is.
         schedule()
       }
     }

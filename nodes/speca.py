@@ -80,7 +80,7 @@ class SpeCa(io.ComfyNode):
                     io.Int.Input(
                         "warmup_steps",
                         default=DEFAULT.warmup_steps,
-                        min=2,
+                        min=1,
                         max=50,
                         tooltip="The first steps that are always computed. More keeps the composition closer to the "
                         "uncached picture; fewer is faster.",

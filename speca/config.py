@@ -9,7 +9,6 @@ from typing import Any
 from .forecast import FORECASTERS, MAX_ORDER
 from .verify import ERROR_METRICS
 
-ANCHORS_TO_VERIFY = 2
 CACHE_DEVICES = ("auto", "gpu", "cpu")
 
 
@@ -23,8 +22,8 @@ class SpeCaConfig:
     threshold_end_factor: the threshold's factor at the end of the run, the paper's beta (section 3.3). The paper has
         beta < 1, stricter late; the weights say already where errors cost more, and why.
     accumulate_error: compare the sum of the errors since the last full call, not each error alone (the paper's rule).
-    warmup_steps: the first calls of each stream that are always computed, at least 2: one anchor can only be repeated,
-        and its output repeated with it, so nothing would tell how far the model has moved on.
+    warmup_steps: the first calls of each stream that are always computed. From one computed call the model can only be
+        repeated; where that cannot be judged (`session.REPEATABLE_SPREAD`), a second is computed whatever is set here.
     max_consecutive: the most forecasts in a row.
     start_percent, end_percent: the part of the run's steps, 0 to 1, in which forecasts are allowed.
     error_metric: one of `verify.ERROR_METRICS`.
@@ -41,7 +40,7 @@ class SpeCaConfig:
     order: int = 2
     threshold_end_factor: float = 1.0
     accumulate_error: bool = True
-    warmup_steps: int = 2
+    warmup_steps: int = 1
     max_consecutive: int = 10
     start_percent: float = 0.0
     end_percent: float = 1.0
@@ -54,7 +53,7 @@ class SpeCaConfig:
         _within("threshold", self.threshold, 0.0, float("inf"))
         _within("order", self.order, 0, MAX_ORDER)
         _within("threshold_end_factor", self.threshold_end_factor, 1e-3, 1e3)
-        _within("warmup_steps", self.warmup_steps, ANCHORS_TO_VERIFY, 1000)
+        _within("warmup_steps", self.warmup_steps, 1, 1000)
         _within("max_consecutive", self.max_consecutive, 1, 1000)
         _within("start_percent", self.start_percent, 0.0, 1.0)
         _within("end_percent", self.end_percent, 0.0, 1.0)

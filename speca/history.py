@@ -70,6 +70,10 @@ class History:
     def nbytes(self) -> int:
         return sum(anchor.nbytes for anchor in self._anchors)
 
+    @property
+    def has_latents(self) -> bool:
+        return all(anchor.latent is not None for anchor in self._anchors)
+
     def record(self, anchor: Anchor) -> None:
         kept = [old for old in self._anchors if old.time != anchor.time]
         self._anchors = [*kept, anchor][-self._depth :]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .config import ANCHORS_TO_VERIFY, SpeCaConfig
+from .config import SpeCaConfig
 
 
 @dataclass(frozen=True)
 class Situation:
     """What a decision about one sample's next call rests on.
 
-    `calls` made and `n_anchors` kept by its youngest stream, `in_a_row` forecasts accepted since the last full call,
-    `progress` of the run from 0 to 1.
+    `calls` made by its youngest stream, whether the anchors of all its streams make a forecast `verifiable`,
+    `in_a_row` forecasts accepted since the last full call, `progress` of the run from 0 to 1.
     """
 
     calls: int
-    n_anchors: int
+    verifiable: bool
     in_a_row: int
     progress: float
 
@@ -39,7 +39,7 @@ def decide(config: SpeCaConfig, situation: Situation) -> Decision:
         return Decision("full", "warm_up")
     if not config.start_percent <= situation.progress <= config.end_percent:
         return Decision("full", "outside_range")
-    if situation.n_anchors < ANCHORS_TO_VERIFY:
+    if not situation.verifiable:
         return Decision("full", "no_anchor")
     if situation.in_a_row >= config.max_consecutive:
         return Decision("full", "run_limit", config.max_consecutive)

@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .config import ANCHORS_TO_VERIFY, SpeCaConfig
+from .config import SpeCaConfig
 from .events import REASONS, CallRecord, Listener, Row, RunHeader, RunRecord, Status, Totals
 from .forecast import Forecast, forecast_weights, reuse
 from .history import Anchor, History, Latent, Tensors
@@ -37,6 +37,14 @@ RENOISED_NOISE_GAIN_LIMIT = 2.0
 # as if it had not. Not where the sampler adds noise, which drowns it. 1.1 to 1.4 are alike on the small DiT and FLUX
 # (benchmarks/README.md, "How wrong is likely").
 CARRIED_GROWTH = 1.2
+
+# With one anchor an output can only be repeated. Where it is mostly the latent's own noise (EPS at high noise), a
+# hundredth of it is as large as the picture, and its relative error says nothing. The spread is 1 and more for flow
+# matching, about 1 / sigma for EPS. FLUX and HunyuanVideo gain 2 to 5 dB at equal speed by repeating early; DiT would
+# lose as much (benchmarks/README.md, "The first calls").
+REPEATABLE_SPREAD = 0.5
+
+ANCHORS_TO_FORECAST = 2
 
 
 class ForecastImpossibleError(Exception):
@@ -150,7 +158,7 @@ class Session:
         self._place = place
         self._clock = clock
         self._metric = ERROR_METRICS[config.error_metric]
-        self._depth = max(config.order + 1, ANCHORS_TO_VERIFY)
+        self._depth = max(config.order + 1, ANCHORS_TO_FORECAST)
         self._streams: dict[Hashable, _Stream] = {}
         self._calls: list[CallRecord] = []
         self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
@@ -209,14 +217,10 @@ class Session:
         streams = [self._stream(call.streams[row]) for row in call.rows_of([sample])]
         return Situation(
             calls=min(s.calls for s in streams),
-            n_anchors=min(self._n_anchors(s.history, call) for s in streams),
+            verifiable=all(_is_verifiable(s.history, call) for s in streams),
             in_a_row=max(s.in_a_row for s in streams),
             progress=call.progress,
         )
-
-    def _n_anchors(self, history: History, call: Call) -> int:
-        """Anchors to forecast from and to check with. One at the call's own time needs a latent to be of use."""
-        return len(history) if call.latent is not None else sum(t != call.time for t in history.times)
 
     def _stream(self, key: Hashable) -> _Stream:
         with self._lock:
@@ -229,13 +233,13 @@ class Session:
         rows = call.rows_of(samples)
         threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
         try:
-            features, direct, repeated = self._forecast(call, network, rows)
+            features, direct, other = self._forecast(call, network, rows)
             output = network.speculate(features, None if len(rows) == len(call.streams) else rows, call.renoised)
         except ForecastImpossibleError as refused:
             for row in rows:
                 self._stream(call.streams[row]).history = History(self._depth)
             return None, {s: Row(s, "full", refused.reason) for s in samples}
-        by_row = likely_error(self._error(direct, output), self._error(repeated, direct))
+        by_row = likely_error(self._error(direct, output), self._error(other, direct))
         # Rows run conditioning by conditioning; a sample is as wrong as its worst row (amax keeps NaN).
         errors = by_row.view(-1, len(samples)).amax(dim=0).tolist()
         growth = 1.0 if call.renoised else CARRIED_GROWTH
@@ -294,14 +298,17 @@ class Session:
             stream.direct_share = share if known is None else (known + share) / 2
 
     def _forecast(self, call: Call, network: Network, rows: Sequence[int]) -> tuple[Tensors, Tensors, Tensors]:
-        """(features entering the verification block, output forecast directly, output of plain reuse), rows joined:
-        (R, ...) per tensor.
+        """(features entering the verification block, output forecast directly, another guess at it to tell how far the
+        forecast reaches), rows joined: (R, ...) per tensor.
+
+        The other guess repeats the newest output; where the forecast itself can do no more than that, with one anchor,
+        it follows from the latent.
 
         Where the features repeat an anchor, the output must not: the last block on repeated features would find
         little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
         a second call at an anchor's own time (heun), from the latent that has changed since.
         """
-        features, outputs, repeated = [], [], []
+        features, outputs, others = [], [], []
         gain_limit = self.config.noise_gain_limit
         if call.renoised:
             gain_limit = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT)
@@ -313,10 +320,11 @@ class Session:
             check = self._check(call, history, forecast)
             features.append(history.forecast_features(forecast.weights, network.device))
             outputs.append(_forecast_output(call, row, history, forecast.weights, check, network.device))
-            repeated.append(_forecast_output(call, row, history, newest, newest, network.device))
+            other = _output_from_latent(call, row, history, newest, network.device) if len(history) == 1 else None
+            others.append(other or _forecast_output(call, row, history, newest, newest, network.device))
         if len({tuple(t.shape for t in row) for row in features}) > 1:
             raise ForecastImpossibleError("shape_changed")
-        return _cat(features), _cat(outputs), _cat(repeated)
+        return _cat(features), _cat(outputs), _cat(others)
 
     def _check(self, call: Call, history: History, forecast: Forecast) -> Sequence[float]:
         """Weights of an output forecast that is no mere repetition of an anchor."""
@@ -484,15 +492,35 @@ def in_words(row: Row) -> str:
     return REASONS[row.reason].format(**{name: value for name, value in figures.items() if value is not None})
 
 
+def _is_verifiable(history: History, call: Call) -> bool:
+    """Whether the anchors are enough to forecast from and to check with.
+
+    An anchor at the call's own time needs a latent to be of use, and so does an only one: a repeated output would
+    have nothing but itself to be held against.
+    """
+    if call.latent is None:
+        return sum(t != call.time for t in history.times) >= ANCHORS_TO_FORECAST
+    if len(history) == 1:
+        repeatable = history.has_latents and not call.renoised and call.latent.spread >= REPEATABLE_SPREAD
+        return repeatable and history.times != [call.time]
+    return len(history) >= ANCHORS_TO_FORECAST
+
+
 def _forecast_output(
     call: Call, row: int, history: History, weights: Sequence[float], without: Sequence[float], device: torch.device
 ) -> Tensors:
     """From the latent by `weights`, where it holds what no anchor knows; else from past outputs alone, by `without`."""
-    if call.latent is not None and (call.renoised or call.time in history.times):
-        from_latent = history.forecast_output_from(call.latent.row(row), weights, device)
+    if call.renoised or call.time in history.times:
+        from_latent = _output_from_latent(call, row, history, weights, device)
         if from_latent is not None:
             return from_latent
     return history.forecast_output(without, device)
+
+
+def _output_from_latent(
+    call: Call, row: int, history: History, weights: Sequence[float], device: torch.device
+) -> Tensors | None:
+    return None if call.latent is None else history.forecast_output_from(call.latent.row(row), weights, device)
 
 
 def _cat(rows: Sequence[Tensors]) -> Tensors:

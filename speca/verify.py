@@ -60,9 +60,10 @@ ERROR_METRICS: dict[str, ErrorMetric] = {
 def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
     """How wrong an output is likely to be, (R,): the geometric mean of two errors by the same metric, (R,) each.
 
-    difference: between the verified output and the direct forecast. reach: between the direct forecast and plain reuse
-    of the newest anchor; the farther a forecast goes, the larger the error that both its outputs share. Never less
-    than the difference. Not in the paper; it ranks forecasts by their true error better than the difference alone, on
+    difference: between the verified output and the direct forecast. reach: between the direct forecast and another
+    guess, which is plain reuse of the newest anchor (with one anchor, whose output is reused: what follows from the
+    latent); the farther a forecast goes, the larger the error that both its outputs share. Never less than the
+    difference. Not in the paper; it ranks forecasts by their true error better than the difference alone, on
     the small FLUX, DiT and HunyuanVideo (benchmarks/results/verification.md).
     """
     return (difference * torch.maximum(difference, reach)).sqrt()

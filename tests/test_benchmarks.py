@@ -294,7 +294,7 @@ def test_speca_costs_are_per_sample(tiny, case):
     nothing = SpeCa((("threshold", 0.0),)).run(tiny, case, batch_of(tiny, 2), 8)
     assert nothing.costs == [Cost(8, 8.0)] * 2
     everything = SpeCa((("threshold", 1e6), ("max_consecutive", 100))).run(tiny, case, batch_of(tiny, 2), 8)
-    assert everything.costs == [Cost(8, 2.0, 6.0)] * 2
+    assert everything.costs == [Cost(8, 1.0, 7.0)] * 2
 
 
 def test_a_sample_is_the_same_alone_and_in_a_batch(tiny, case):

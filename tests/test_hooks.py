@@ -44,9 +44,9 @@ def test_a_keyframe_starts_anew():
     tiny = tiny_models.build("flux")
     _, reasons = run(tiny, scheduled(tiny, 0.25), threshold=1e6, max_consecutive=100)
     changes = [i for i, reason in enumerate(reasons) if reason == "warm_up"]
-    assert changes[:2] == [0, 1]
-    assert len(changes) == 4
-    assert changes[3] == changes[2] + 1 > 5
+    assert changes[0] == 0
+    assert len(changes) == 2
+    assert changes[1] > 5
     assert set(reasons) == {"warm_up", "within"}
 
 
@@ -55,7 +55,7 @@ def test_a_schedule_that_stays_the_same_is_one_run():
 
     tiny = tiny_models.build("flux")
     _, reasons = run(tiny, tiny.positive, threshold=1e6, max_consecutive=100)
-    assert [i for i, reason in enumerate(reasons) if reason == "warm_up"] == [0, 1]
+    assert [i for i, reason in enumerate(reasons) if reason == "warm_up"] == [0]
 
 
 def test_rejecting_everything_gives_the_scheduled_picture():

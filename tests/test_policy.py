@@ -6,7 +6,7 @@ from speca.config import SpeCaConfig
 from speca.policy import Situation, decide, needs_anchor
 
 CONFIG = SpeCaConfig(threshold=0.1, warmup_steps=2, max_consecutive=3, start_percent=0.2, end_percent=0.9)
-READY = {"calls": 5, "n_anchors": 2, "in_a_row": 0, "progress": 0.5}
+READY = {"calls": 5, "verifiable": True, "in_a_row": 0, "progress": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,7 @@ READY = {"calls": 5, "n_anchors": 2, "in_a_row": 0, "progress": 0.5}
         ({"progress": 0.19}, "full", "outside_range"),
         ({"progress": 0.2}, "speculate", ""),
         ({"progress": 0.91}, "full", "outside_range"),
-        ({"n_anchors": 0}, "full", "no_anchor"),
-        ({"n_anchors": 1}, "full", "no_anchor"),
+        ({"verifiable": False}, "full", "no_anchor"),
         ({"in_a_row": 2}, "speculate", ""),
         ({"in_a_row": 3}, "full", "run_limit"),
     ],
@@ -48,7 +47,7 @@ def test_no_anchor_is_kept_once_no_forecast_can_follow():
         ("threshold", float("nan")),
         ("order", 5),
         ("order", -1),
-        ("warmup_steps", 1),
+        ("warmup_steps", 0),
         ("max_consecutive", 0),
         ("end_percent", 1.5),
         ("threshold_end_factor", 0.0),

@@ -347,6 +347,45 @@ def test_an_error_counts_by_its_weight(weight, outcome):
     assert row.outcome == outcome
 
 
+ONCE = replace(REUSE, warmup_steps=1)
+
+
+def call_at(time, step, x=None, spread=1.0, renoised=False):
+    latent = None if x is None else Latent(torch.full((1, 4), x), 0.5, spread)
+    return Call(time, time, step, 0.0, 1, ("s",), latent=latent, renoised=renoised)
+
+
+@pytest.mark.parametrize(("x", "error"), [(3.0, 1 / 5), (7.0, math.sqrt(1 / 5 * 2 / 4))])
+def test_one_anchor_is_repeated_and_judged_by_the_last_block_and_the_latent(x, error):
+    """An output of 4 is repeated where the last block says 5: wrong by 1/5. The latent moved from 3 to `x`, and half of
+    that shows in the output: where it moved by 4, another guess is 6, and the repetition leaves out 2 of 4."""
+    session = Session(replace(ONCE, threshold=1.0), HEADER)
+    session.evaluate(call_at(2.0, 0, x=3.0), FakeNetwork(2.0, 1, lambda t, r: 4.0))
+    (output,) = session.evaluate(call_at(1.0, 1, x=x), FakeNetwork(1.0, 1, lambda t, r: 5.0))
+    row = session.record().calls[1].rows[0]
+    assert row.outcome == "accepted"
+    assert row.error == pytest.approx(error)
+    assert torch.equal(output, torch.full((1, 4), 5.0))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (call_at(2.0, 0), call_at(1.0, 1)),
+        (call_at(2.0, 0), call_at(1.0, 1, x=3.0)),
+        (call_at(2.0, 0, x=3.0), call_at(2.0, 1, x=3.0)),
+        (call_at(2.0, 0, x=3.0, spread=0.1), call_at(1.0, 1, x=3.0, spread=0.2)),
+        (call_at(2.0, 0, x=3.0, renoised=True), call_at(1.0, 1, x=3.0, renoised=True)),
+    ],
+    ids=["no latent", "anchor without latent", "at one time", "mostly noise", "renoised"],
+)
+def test_one_anchor_is_not_enough_where_a_repetition_cannot_be_judged(first, second):
+    session = Session(replace(ONCE, threshold=1e9), HEADER)
+    for call in (first, second, call_at(0.5, 2, x=3.0, renoised=second.renoised)):
+        session.evaluate(call, FakeNetwork(call.time, 1, lambda t, r: 4.0))
+    assert [call.rows[0].reason for call in session.record().calls][:2] == ["warm_up", "no_anchor"]
+
+
 def two_full_calls(config, latents, carry=0.5):
     """A session after full calls at times 1 and 2, both with the output 4 and with `latents`."""
     session = Session(config, HEADER)

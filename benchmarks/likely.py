@@ -9,8 +9,6 @@ is the PSNR at equal computed speedup, over thresholds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,10 +19,8 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import environment
-
-SPEEDS = (2.0, 2.5, 3.0, 4.0)
-THRESHOLDS = (0.005, 0.008, 0.012, 0.018, 0.025, 0.035, 0.05, 0.07, 0.10, 0.14, 0.20, 0.28, 0.40)
+import ablation
+from ablation import Alteration
 
 
 @dataclass(frozen=True)
@@ -85,70 +81,11 @@ def _knowing_the_truth(speculate: Callable[..., Any]) -> Callable[..., Any]:
     return knowing
 
 
-def curve(subject: Any, case: Any, batch: Any, reference: Any, variant: Variant) -> list[Any]:
-    """A `Point` per threshold."""
-    from methods import SpeCa
-    from quality import Point, joint_speedup, mean, psnr
-
-    native, pictures = reference.costs[0].native, subject.picture(reference.latents)
-    points = []
-    with judging_by(variant):
-        for threshold in THRESHOLDS:
-            run = SpeCa((("threshold", threshold),)).run(subject, case, batch, native)
-            quality = mean(psnr(subject.picture(run.latents), pictures))
-            points.append(Point(joint_speedup(run.costs, subject.depth), quality))
-    return points
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="flux,dit")
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--samples", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=environment.RESULTS)
-    options = parser.parse_args()
-    environment.prepare()
-    from methods import Uncached
-    from quality import quality_at
-    from sampling import Case, batch_of
-    from subjects import load
-
-    names = options.models.split(",")
-    found: dict[str, dict[str, list[Any]]] = {}
-    for name in names:
-        subject, case = load(name), Case(options.steps)
-        batch = batch_of(subject, options.samples, 100)
-        reference = Uncached().run(subject, case, batch)
-        found[name] = {}
-        for variant in VARIANTS:
-            found[name][variant.name] = curve(subject, case, batch, reference, variant)
-            print(f"{name}: {variant.name}", flush=True)
-
-    def cell(name: str, variant: str) -> str:
-        values = [quality_at(found[name][variant], speed) for speed in SPEEDS]
-        return " / ".join("-" if value is None else f"{value:.1f}" for value in values)
-
-    lines = [
-        f"PSNR in dB at a computed speedup of {' / '.join(f'{s:g}x' for s in SPEEDS)}; {options.steps} steps, euler, "
-        f"simple schedule, {options.samples} samples from seed 100.",
-        "",
-        "| judged by | " + " | ".join(names) + " |",
-        "| --- |" + " --- |" * len(names),
-        *(f"| {v.name} | " + " | ".join(cell(name, v.name) for name in names) + " |" for v in VARIANTS),
-    ]
-    record = {
-        "versions": environment.versions(),
-        "steps": options.steps,
-        "samples": options.samples,
-        "thresholds": THRESHOLDS,
-        "points": {n: {v: [vars(p) for p in points] for v, points in by.items()} for n, by in found.items()},
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"likely-{options.steps}"
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
 if __name__ == "__main__":
-    main()
+    ablation.main(
+        __doc__,
+        "judged by",
+        [Alteration(variant.name, around=lambda variant=variant: judging_by(variant)) for variant in VARIANTS],
+        stem="likely",
+        models="flux,dit",
+    )

@@ -347,6 +347,25 @@ def test_measuring_again_forgets_only_what_was_named(tmp_path):
     assert kept == [("speca", "dit"), ("fewer_steps", "flux")]
 
 
+def test_wall_clock_is_compared_at_equal_measured_speed():
+    """SpeCa has 50 dB at 2x and 40 at 4x; Taylor 44 at 2x; what is not timed does not count."""
+    import summary
+
+    def row(method, measured, psnr):
+        case = {"model": "flux", "depth": "57", "steps": "28", "sampler": "euler", "scheduler": "simple", "cfg": "1"}
+        return {**case, "method": method, "speedup": "3", "measured_speedup": measured, "psnr_mean": psnr}
+
+    rows = [
+        row("speca", "2", "50"),
+        row("speca", "4", "40"),
+        row("taylor_last", "2", "44"),
+        row("fewer_steps", "", "60"),
+    ]
+    line = summary.wall_clock(summary.cells_of(rows)).splitlines()[-1]
+    last_block = "Taylor, last block's features"
+    assert line.startswith(f"| FLUX | 28 | 50.0 (+6.0, {last_block}) | 50.0 (+6.0, {last_block}) | 46.8 (alone) | ")
+
+
 def test_ranking_is_compared_where_methods_are_clearly_apart():
     import summary
 
@@ -449,6 +468,23 @@ def test_variants_of_judging_differ_and_leave_speca_as_it_was(tiny, case):
     assert truth not in errors.values()
     by_growth = sorted(errors, key=lambda variant: variant.growth)
     assert sum(errors[by_growth[0]]) < sum(errors[by_growth[-1]])
+
+
+def test_first_calls_are_altered_and_left_as_they_were(tiny, case, monkeypatch):
+    import ablation
+    import first_calls
+    from methods import Uncached
+    from sampling import batch_of
+
+    import speca.session
+
+    spread = speca.session.REPEATABLE_SPREAD
+    monkeypatch.setattr(ablation, "THRESHOLDS", (1e6,))
+    batch = batch_of(tiny, 2)
+    reference = Uncached().run(tiny, case, batch)
+    speeds = {a.name[0]: ablation.curve(tiny, case, batch, reference, a)[0].speedup for a in first_calls.ALTERATIONS}
+    assert speeds["1"] > speeds["2"] > speeds["3"] > 1
+    assert spread == speca.session.REPEATABLE_SPREAD
 
 
 def test_frechet_distance_of_shifted_and_of_scaled_gaussians():

@@ -153,10 +153,11 @@ class Attachment:
         for key, name in OTHER_CACHES.items():
             if key in keys:
                 return f"{name} is on this model too; remove one of the two nodes. This run is left to {name}"
-        if self.config.threshold > 0 and steps < self.config.warmup_steps + 2:
+        warm_up = self.config.warmup_steps
+        if self.config.threshold > 0 and steps < warm_up + 2:
             return (
-                f"{steps} steps are too few for {self.config.warmup_steps} warm-up steps and a forecast between two "
-                f"computed ones (at least {self.config.warmup_steps + 2}); it runs uncached"
+                f"{steps} steps are too few for {warm_up} warm-up step{'' if warm_up == 1 else 's'} and a forecast "
+                f"between two computed ones (at least {warm_up + 2}); it runs uncached"
             )
         return None
 

@@ -29,6 +29,7 @@ REASONS: dict[str, str] = {
     "warm_up": "warm-up",
     "outside_range": "outside the chosen part of the run",
     "run_limit": "{limit:g} forecasts in a row",
+    "expected_over": "an error of about {limit:.3g} was expected, over the threshold",
     "no_anchor": "too few computed steps to forecast from and to check with",
     "shape_changed": "the shape of the features changed",
     "not_possible": "a forecast is not possible in this call",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .config import SpeCaConfig
+from .verify import threshold_at
 
 
 @dataclass(frozen=True)
@@ -13,13 +14,15 @@ class Situation:
     """What a decision about one sample's next call rests on.
 
     `calls` made by its youngest stream, whether the anchors of all its streams make a forecast `verifiable`,
-    `in_a_row` forecasts accepted since the last full call, `progress` of the run from 0 to 1.
+    `in_a_row` forecasts accepted since the last full call, `progress` of the run from 0 to 1, and the error that the
+    next check is expected to find; 0 where nothing is known of it.
     """
 
     calls: int
     verifiable: bool
     in_a_row: int
     progress: float
+    expected_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ def decide(config: SpeCaConfig, situation: Situation) -> Decision:
         return Decision("full", "no_anchor")
     if situation.in_a_row >= config.max_consecutive:
         return Decision("full", "run_limit", config.max_consecutive)
+    threshold = threshold_at(situation.progress, config.threshold, config.threshold_end_factor)
+    if situation.expected_error > threshold:
+        return Decision("full", "expected_over", situation.expected_error)
     return Decision("speculate")
 
 

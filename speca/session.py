@@ -116,7 +116,18 @@ class _Stream:
         self.calls = 0
         self.in_a_row = 0
         self.accumulated = 0.0
+        self.added = 0.0
         self.direct_share: float | None = None
+
+    def expected_error(self, call: Call) -> float:
+        """At least what the next check will find, if the error goes on growing as it did last; 0 if nothing tells.
+
+        A forecast reaches farther with each call, so its error grows faster, not slower. Until a first forecast was
+        thrown away nothing is expected: that one teaches which way to trust (`Session._learn_share`).
+        """
+        if self.in_a_row == 0 or self.direct_share is None:
+            return 0.0
+        return _carried(self.accumulated, call) + call.weight * self.added
 
 
 @dataclass(frozen=True)
@@ -220,6 +231,7 @@ class Session:
             verifiable=all(_is_verifiable(s.history, call) for s in streams),
             in_a_row=max(s.in_a_row for s in streams),
             progress=call.progress,
+            expected_error=max(s.expected_error(call) for s in streams),
         )
 
     def _stream(self, key: Hashable) -> _Stream:
@@ -242,11 +254,10 @@ class Session:
         by_row = likely_error(self._error(direct, output), self._error(other, direct))
         # Rows run conditioning by conditioning; a sample is as wrong as its worst row (amax keeps NaN).
         errors = by_row.view(-1, len(samples)).amax(dim=0).tolist()
-        growth = 1.0 if call.renoised else CARRIED_GROWTH
         verdicts = {}
         for sample, error in zip(samples, errors, strict=True):
-            accumulated = growth * max(self._stream(call.streams[row]).accumulated for row in call.rows_of([sample]))
-            verdict = judge(call.weight * error, threshold, accumulated)
+            accumulated = max(self._stream(call.streams[row]).accumulated for row in call.rows_of([sample]))
+            verdict = judge(call.weight * error, threshold, _carried(accumulated, call))
             if verdict.accepted:
                 verdicts[sample] = Row(sample, "accepted", "within", verdict.error, threshold)
             else:
@@ -365,10 +376,12 @@ class Session:
             if row.outcome == "accepted":
                 stream.in_a_row += 1
                 assert row.error is not None
+                if call.weight > 0:
+                    stream.added = (row.error - _carried(stream.accumulated, call)) / call.weight
                 stream.accumulated = row.error if self.config.accumulate_error else 0.0
             else:
                 stream.in_a_row = 0
-                stream.accumulated = 0.0
+                stream.accumulated = stream.added = 0.0
 
     # -- counts and times --------------------------------------------------------------------------------------------
 
@@ -490,6 +503,11 @@ def in_words(row: Row) -> str:
     """The row's reason as a person reads it."""
     figures = {"error": row.error, "threshold": row.threshold, "limit": row.limit}
     return REASONS[row.reason].format(**{name: value for name, value in figures.items() if value is not None})
+
+
+def _carried(accumulated: float, call: Call) -> float:
+    """What errors accepted so far count for at `call`."""
+    return accumulated if call.renoised else CARRIED_GROWTH * accumulated
 
 
 def _is_verifiable(history: History, call: Call) -> bool:

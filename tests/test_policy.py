@@ -21,12 +21,14 @@ READY = {"calls": 5, "verifiable": True, "in_a_row": 0, "progress": 0.5}
         ({"verifiable": False}, "full", "no_anchor"),
         ({"in_a_row": 2}, "speculate", ""),
         ({"in_a_row": 3}, "full", "run_limit"),
+        ({"expected_error": 0.1}, "speculate", ""),
+        ({"expected_error": 0.11}, "full", "expected_over"),
     ],
 )
 def test_rules(changed, action, reason):
     decision = decide(CONFIG, Situation(**{**READY, **changed}))
     assert (decision.action, decision.reason) == (action, reason)
-    assert decision.limit == (3 if reason == "run_limit" else None)
+    assert decision.limit == {"run_limit": 3, "expected_over": 0.11}.get(reason)
 
 
 def test_threshold_zero_computes_everything_and_keeps_nothing():

@@ -102,6 +102,25 @@ def test_accumulated_errors_by_hand():
     assert errors(session) == pytest.approx([None, None, 1 / 11, 1.2 / 11 + 2 / 12, 1 / 13, 1.2 / 13 + 2 / 14])
 
 
+def test_no_forecast_is_tried_whose_error_must_pass_the_threshold():
+    """As above, then from 12: 1/13 = .077; that grown and 2/14 is .235; that grown is .282, and adding as much as last
+    time makes it .425, over .25 before anything is run."""
+    config = replace(REUSE, accumulate_error=True)
+    outcomes, networks, session = run(config, [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0])
+    assert [each[0] for each in outcomes] == ["full", "full", "accepted", "rejected", "accepted", "accepted", "full"]
+    row = session.record().calls[-1].rows[0]
+    assert row.reason == "expected_over"
+    assert row.limit == pytest.approx(1.2 * (1.2 / 13 + 2 / 14) + 2 / 14)
+    assert networks[-1].speculated_rows == []
+
+
+def test_the_first_forecast_that_is_too_wrong_is_tried_all_the_same():
+    """1/11 = .091, grown and once more .2: over .19, but nothing has been thrown away yet that could be learnt from."""
+    config = replace(REUSE, accumulate_error=True, threshold=0.19)
+    outcomes, _, _ = run(config, [8.0, 9.0, 10.0, 11.0])
+    assert outcomes[-1] == ["rejected"]
+
+
 def test_a_rejected_call_becomes_an_anchor():
     _, _, session = run(replace(REUSE, threshold=0.1), [8.0, 9.0, 11.0, 11.5])
     assert errors(session)[3] == pytest.approx(0.5 / 12.5)

@@ -188,6 +188,12 @@ class Panel:
         )
         return self.run_id
 
+    def wait_for_run(self) -> dict:
+        """The run shown as the server tells it, once it is finished and all its errors are drawn."""
+        run = self.window.place.run(self.wait_for())
+        self.wait_for(calls=sum("error" in call["rows"][0] for call in run["calls"]))
+        return run
+
     def kinds(self) -> list[str]:
         """The outcomes of the cells drawn, row by row."""
         names = self.element.eval_on_selector_all(".speca-cell", "cells => cells.map(cell => cell.className.baseVal)")
@@ -394,7 +400,7 @@ def test_run_is_drawn_as_the_server_tells_it(place: Place, window: Window) -> No
     panel = window.panel(2)
     assert "Run the workflow" in panel.text("empty")
     window.click_run()
-    run = place.run(panel.wait_for(calls=STEPS - 2))
+    run = panel.wait_for_run()
     assert (run["node_id"], run["sampler_node_id"], run["workflow_id"]) == ("2", "3", window.graph_id())
     assert panel.kinds() == [call["outcome"] for call in run["calls"]]
     assert {"full", "accepted", "rejected"} == set(panel.kinds())
@@ -569,7 +575,7 @@ def test_inside_a_subgraph_and_in_two_of_them(place: Place, window: Window) -> N
     window.click_run()
     window.open_subgraph(outer["id"])
     panel = window.panel(outer["id"], 2)
-    run = place.run(panel.wait_for(calls=STEPS - 2))
+    run = panel.wait_for_run()
     assert run["node_id"] == f"{outer['id']}:2"
     assert panel.kinds() == [call["outcome"] for call in run["calls"]]
     assert panel.choices() == []
@@ -733,8 +739,7 @@ def test_reload_in_the_middle_of_a_run(place: Place, window: Window) -> None:
     panel = window.panel(2)
     window.wait("([el]) => el.dataset.run", panel.element)
     assert panel.run_id == run_id
-    panel.wait_for("finished")
-    panel.wait_for("finished", calls=sum("error" in call["rows"][0] for call in place.run(run_id)["calls"]))
+    panel.wait_for_run()
     # And afterwards, with everything already over.
     window.reload()
     window.wait("() => app.graph.getNodeById(2)?.widgets?.at(-1)?.element")

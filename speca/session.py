@@ -122,10 +122,11 @@ class _Stream:
     def expected_error(self, call: Call) -> float:
         """At least what the next check will find, if the error goes on growing as it did last; 0 if nothing tells.
 
-        A forecast reaches farther with each call, so its error grows faster, not slower. Until a first forecast was
-        thrown away nothing is expected: that one teaches which way to trust (`Session._learn_share`).
+        A forecast reaches farther with each call, so its error grows faster, not slower; but where the sampler adds
+        noise, noise decides. Until a first forecast was thrown away nothing is expected: that one teaches which way to
+        trust (`Session._learn_share`).
         """
-        if self.in_a_row == 0 or self.direct_share is None:
+        if self.in_a_row == 0 or self.direct_share is None or call.renoised:
             return 0.0
         return _carried(self.accumulated, call) + call.weight * self.added
 

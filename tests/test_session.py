@@ -484,6 +484,20 @@ def test_with_fresh_noise_a_sum_of_errors_does_not_grow():
     assert errors(session)[2:] == pytest.approx([2 / 4, 2 / 4 + 4 / 6])
 
 
+def test_with_fresh_noise_no_error_is_expected():
+    """Repeating a rest of 1 where it is 2 is wrong by 2/4, twice too much. Then 2 is repeated for 4, wrong by 4/8; once
+    more would be too much again, but the rest is 2.5 next, and 1/5 is not."""
+    config = replace(REUSE, threshold=0.9, accumulate_error=True)
+    session = Session(config, HEADER)
+    for i, rest in enumerate([1.0, 1.0, 2.0, 2.0, 4.0, 2.5]):
+        time, latent = 9.0 - i, Latent(torch.zeros(1, 4), 0.5, 2.0)
+        call = Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True)
+        session.evaluate(call, Renoised(time, 0.0, rest=rest))
+    outcomes = [call.outcome for call in session.record().calls]
+    assert outcomes == ["full", "full", "accepted", "rejected", "accepted", "accepted"]
+    assert errors(session)[2:] == pytest.approx([0.5, 1.0, 0.5, 0.7])
+
+
 def test_with_fresh_noise_a_forecast_amplifies_less():
     """The rest is 1, 2 and then 3. A straight line would have a gain of 3; at 2, half the way is left:
     the output is 5 instead of 6, and reuse would say 4."""

@@ -487,6 +487,27 @@ def test_first_calls_are_altered_and_left_as_they_were(tiny, case, monkeypatch):
     assert spread == speca.session.REPEATABLE_SPREAD
 
 
+def test_a_forecast_bound_to_fail_is_tried_or_not(tiny, monkeypatch):
+    import ablation
+    import bound_to_fail
+    from methods import Uncached
+    from sampling import Case, batch_of
+
+    import speca.session
+
+    expected = speca.session._Stream.expected_error
+    monkeypatch.setattr(ablation, "THRESHOLDS", (0.3, 0.5))
+    case, batch = Case(24), batch_of(tiny, 2)
+    reference = Uncached().run(tiny, case, batch)
+    every, few = (
+        [point.speedup for point in ablation.curve(tiny, case, batch, reference, alteration)]
+        for alteration in bound_to_fail.ALTERATIONS
+    )
+    assert all(a <= b for a, b in zip(every, few, strict=True))
+    assert every != few
+    assert speca.session._Stream.expected_error is expected
+
+
 def test_frechet_distance_of_shifted_and_of_scaled_gaussians():
     pytest.importorskip("scipy")
     import distribution

@@ -5,6 +5,7 @@ Import this before anything else in a script of this folder, and call `prepare()
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -35,24 +36,31 @@ def prepare(*, gpu: bool = False) -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # EasyCache and SpeCa write a line for every run.
     logging.getLogger().setLevel(logging.ERROR)
+    commit()
+
+
+@functools.cache
+def commit() -> str:
+    """The commit this process has loaded, asked for once: the checkout may move on while it measures."""
+    import subprocess
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = bool(git("status", "--porcelain", "--untracked-files=no", "--", "speca"))
+    return git("rev-parse", "--short=10", "HEAD") + (" with changes" if changed else "")
 
 
 def versions() -> dict[str, str]:
     """What stands beside every figure: versions of everything that took part."""
     import platform
-    import subprocess
 
     import comfyui_version
     import numpy
     import torch
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    commit = git("rev-parse", "--short=10", "HEAD")
-    changed = bool(git("status", "--porcelain", "--untracked-files=no", "--", "speca"))
     return {
-        "speca": commit + (" with changes" if changed else ""),
+        "speca": commit(),
         "comfyui": comfyui_version.__version__,
         "torch": torch.__version__,
         "numpy": numpy.__version__,

@@ -366,6 +366,17 @@ def test_wall_clock_is_compared_at_equal_measured_speed():
     assert line.startswith(f"| FLUX | 28 | 50.0 (+6.0, {last_block}) | 50.0 (+6.0, {last_block}) | 46.8 (alone) | ")
 
 
+def test_figures_name_the_commit_that_was_loaded(comfy, monkeypatch):
+    """Whatever the checkout is at by the time they are written."""
+    import subprocess
+
+    import environment
+
+    loaded = environment.versions()["speca"]
+    monkeypatch.setattr(subprocess, "run", None)
+    assert environment.versions()["speca"] == loaded
+
+
 def test_ranking_is_compared_where_methods_are_clearly_apart():
     import summary
 

@@ -244,6 +244,16 @@ class TestContract:
             assert verifying > 0
             assert all(done == 0 for done in skippable) if outcome == "accepted" else all(skippable)
 
+    def test_one_call_is_computed_first_or_two_where_noise_is_predicted(self, subject: Subject) -> None:
+        from comfy.model_sampling import EPS, V_PREDICTION
+
+        accepting = attached(subject.tiny.model_patcher, **(ACCEPT | {"warmup_steps": 1}))
+        assert torch.isfinite(sample(subject.tiny, accepting)).all()
+        sampling = subject.tiny.model_patcher.get_model_object("model_sampling")
+        predicts_noise = isinstance(sampling, EPS) and not isinstance(sampling, V_PREDICTION)
+        first = ["full", "full"] if predicts_noise else ["full"]
+        assert outcomes(accepting)[: len(first) + 1] == [*first, "accepted"]
+
     def test_a_run_leaves_the_model_as_it_was(self, subject: Subject) -> None:
         unpatched = snapshot(subject.tiny.model_patcher)
         patcher = attached(subject.tiny.model_patcher, **SOME)

@@ -40,8 +40,8 @@ CARRIED_GROWTH = 1.2
 
 # With one anchor an output can only be repeated. Where it is mostly the latent's own noise (EPS at high noise), a
 # hundredth of it is as large as the picture, and its relative error says nothing. The spread is 1 and more for flow
-# matching, about 1 / sigma for EPS. FLUX and HunyuanVideo gain 2 to 5 dB at equal speed by repeating early; DiT would
-# lose as much (benchmarks/README.md, "The first calls").
+# matching, about 1 / sigma for EPS. FLUX and HunyuanVideo gain up to 4 dB at equal speed by repeating early; DiT would
+# lose 5 to 8 (benchmarks/README.md, "The first calls").
 REPEATABLE_SPREAD = 0.5
 
 ANCHORS_TO_FORECAST = 2

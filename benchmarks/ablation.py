@@ -1,6 +1,6 @@
 """One part of SpeCa altered at a time: PSNR at equal computed speedup, over thresholds.
 
-No command of its own: `likely.py` and `first_calls.py` say what to alter.
+No command of its own: `likely.py`, `first_calls.py` and `bound_to_fail.py` say what to alter.
 """
 
 from __future__ import annotations

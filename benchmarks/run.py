@@ -166,7 +166,7 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
     case = cell.case
     identity = {
         **identity_of(subject, case, samples),
-        "version": environment.versions()["speca"],
+        "version": environment.commit(),
         "weights": subject.weights,
     }
     wanted = [

@@ -8,24 +8,20 @@ the environment that `python dev.py setup` makes. On a busy machine the measured
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import comfy_server
+import dev
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "benchmarks" / "results" / "screenshots"
-FRONTEND = ROOT / ".dev" / "frontend-1.58.1"
-ADDRESS = "/?template=speca_flux_demo&source=speca_demo"
+OUT = dev.ROOT / "benchmarks" / "results" / "screenshots"
 SPECA, LATENT, SAMPLERS = 2, 5, (6, 10)
 STEPS, GENEROUS = 40, 0.2
-CHROMIUM = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
 MARGIN = 12
 
 
@@ -99,16 +95,16 @@ def shot(page: Any, locator: Any, path: Path, margin: int = MARGIN) -> None:
     x, y, width, height = (box[name] for name in ("x", "y", "width", "height"))
     clip = {"x": x - margin, "y": y - margin, "width": width + 2 * margin, "height": height + 2 * margin}
     page.screenshot(path=path, clip=clip)
-    print(path.relative_to(ROOT))
+    print(path.relative_to(dev.ROOT))
 
 
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
-    chromium = next((found for found in map(shutil.which, filter(None, CHROMIUM)) if found), None)
+    chromium = dev.find_chromium()
     if chromium is None:
         sys.exit("no Chromium was found: install one, or name it in the environment variable CHROMIUM")
-    if not FRONTEND.is_dir():
+    if not dev.FRONTEND.is_dir():
         sys.exit("no frontend was found: run `python dev.py setup`")
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -117,9 +113,11 @@ def main() -> None:
             settings = {"Comfy.VueNodes.Enabled": True, "Comfy.ColorPalette": theme}
             base = Path(folder) / theme
             base.mkdir()
-            with comfy_server.Server(base, arguments=["--front-end-root", str(FRONTEND)], settings=settings) as server:
+            with comfy_server.Server(
+                base, arguments=["--front-end-root", str(dev.FRONTEND)], settings=settings
+            ) as server:
                 page = browser.new_page(viewport={"width": 1440, "height": 1000}, device_scale_factor=1.5)
-                page.goto(server.url + ADDRESS)
+                page.goto(server.url + dev.DEMO_ADDRESS)
                 take(page, theme)
                 page.close()
         browser.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,10 @@ class Cell:
     @property
     def usual(self) -> bool:
         return (self.sampler, self.scheduler, self.cfg) == ("euler", "simple", 1.0)
+
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.model, self.model)
 
     @property
     def methods(self) -> list[str]:
@@ -117,27 +121,29 @@ def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> s
 def main_table(usual: Sequence[Cell]) -> str:
     """PSNR at equal speed for every method; euler, simple schedule, no guidance."""
     names = [name for name in METHODS if any(name in cell.methods for cell in usual)]
-    head = [f"{TITLES.get(cell.model, cell.model)}, {cell.steps} steps" for cell in usual]
-    lines = [
-        "PSNR in dB against the uncached picture at a speedup of 2x / 3x / 5x, computed for the real model's depth "
-        "(57, 28, 60 blocks); euler, simple schedule, no guidance. A dash: never that fast.",
-        "",
-        "| | " + " | ".join(head) + " |",
-        "| --- " * (len(head) + 1) + "|",
-    ]
+    head = [f"{cell.title}, {cell.steps} steps" for cell in usual]
     at = {id(cell): {speed: cell.at(speed) for speed in SPEEDS} for cell in usual}
+    rows = []
     for name in names:
         columns = [
             " / ".join(_cell_text(at[id(cell)][speed], name) for speed in SPEEDS) if name in cell.methods else ""
             for cell in usual
         ]
         title = f"**{METHODS[name].title}**" if name == "speca" else METHODS[name].title
-        lines.append(f"| {title} | " + " | ".join(columns) + " |")
-    gains = []
-    for cell in usual:
-        gains.append(" / ".join(_gain(at[id(cell)][speed]) for speed in SPEEDS))
-    lines.append("| SpeCa above the best rival | " + " | ".join(gains) + " |")
-    return "\n".join(lines)
+        rows.append([title, *columns])
+    gains = [" / ".join(_gain(at[id(cell)][speed]) for speed in SPEEDS) for cell in usual]
+    return _table(
+        "PSNR in dB against the uncached picture at a speedup of 2x / 3x / 5x, computed for the real model's depth "
+        "(57, 28, 60 blocks); euler, simple schedule, no guidance. A dash: never that fast.",
+        ["", *head],
+        [*rows, ["SpeCa above the best rival", *gains]],
+    )
+
+
+def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join([caption, "", *lines])
 
 
 def _cell_text(at: Mapping[str, float], name: str) -> str:
@@ -159,40 +165,47 @@ def other_cases(cells: Sequence[Cell]) -> str:
     others = [cell for cell in cells if not cell.usual and "speca" in cell.methods and len(cell.methods) > 1]
     if not others:
         return ""
-    lines = [
+    return _table(
         "Other samplers, schedules and guidance: SpeCa's PSNR, and in brackets dB above the best rival.",
-        "",
-        "| model | steps | sampler | schedule | cfg | " + " | ".join(f"{speed:g}x" for speed in SPEEDS) + " |",
-        "| --- " * (5 + len(SPEEDS)) + "|",
-    ]
-    for cell in others:
-        values = []
-        for speed in SPEEDS:
-            at = cell.at(speed)
-            values.append(f"{at['speca']:.1f} ({_gain(at)})" if "speca" in at else "-")
-        case = f"{cell.steps} | {cell.sampler} | {cell.scheduler} | {cell.cfg:g}"
-        lines.append(f"| {TITLES.get(cell.model, cell.model)} | {case} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
+        ["model", "steps", "sampler", "schedule", "cfg", *(f"{speed:g}x" for speed in SPEEDS)],
+        [
+            [
+                c.title,
+                f"{c.steps}",
+                c.sampler,
+                c.scheduler,
+                f"{c.cfg:g}",
+                *(_against(c.at(speed), _gain) for speed in SPEEDS),
+            ]
+            for c in others
+        ],
+    )
 
 
 def wall_clock(timed: Sequence[Cell]) -> str:
     """SpeCa against the best rival at equal measured speedup."""
-    lines = [
+
+    def gain_over(at: Mapping[str, float]) -> str:
+        best = best_rival(at)
+        return f"{_gain(at)}, {METHODS[best[0]].title}" if best else _gain(at)
+
+    return _table(
         "At equal *measured* speedup of the small models, batch 1, euler, simple schedule, no guidance: SpeCa's PSNR, "
         "and in brackets dB above the best rival and which that is.",
-        "",
-        "| model | steps | " + " | ".join(f"{speed:g}x" for speed in MEASURED_SPEEDS) + " |",
-        "| --- " * (2 + len(MEASURED_SPEEDS)) + "|",
-    ]
-    for cell in timed:
-        values = []
-        for speed in MEASURED_SPEEDS:
-            at = cell.at(speed, "measured_speedup")
-            best = best_rival(at)
-            against = f"{_gain(at)}, {METHODS[best[0]].title}" if best else "alone"
-            values.append(f"{at['speca']:.1f} ({against})" if "speca" in at else "-")
-        lines.append(f"| {TITLES.get(cell.model, cell.model)} | {cell.steps} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
+        ["model", "steps", *(f"{speed:g}x" for speed in MEASURED_SPEEDS)],
+        [
+            [
+                c.title,
+                f"{c.steps}",
+                *(_against(c.at(speed, "measured_speedup"), gain_over) for speed in MEASURED_SPEEDS),
+            ]
+            for c in timed
+        ],
+    )
+
+
+def _against(at: Mapping[str, float], gain: Callable[[Mapping[str, float]], str]) -> str:
+    return f"{at['speca']:.1f} ({gain(at)})" if "speca" in at else "-"
 
 
 def compared(summary: Mapping[str, Mapping[str, Mapping[str, float]]], kept: Mapping[str, Mapping]) -> str:
@@ -255,7 +268,7 @@ def plot(cells: Sequence[Cell], path: Path, speed: str, label: str) -> None:
                 color="black" if strong else colours[name],
                 label=METHODS[name].title,
             )
-        axis.set_title(f"{TITLES.get(cell.model, cell.model)}, {cell.steps} steps", fontsize=10)
+        axis.set_title(f"{cell.title}, {cell.steps} steps", fontsize=10)
         axis.set_xscale("log")
         ticks = [1, 1.5, 2, 3, 4, 5, 6, 8, 10]
         axis.set_xticks(ticks, [f"{t:g}x" for t in ticks])

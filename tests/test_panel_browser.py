@@ -559,6 +559,19 @@ def test_one_node_for_two_samplers_offers_both(place: Place, window: Window) -> 
         window.wait("([el, n]) => el.querySelectorAll('.speca-cell').length === n", panel.element, steps)
         assert place.run(panel.run_id)["sampler_node_id"] == ("3", "13")[index]
 
+    # A choice that is held down while another run is drawn is chosen, and keeps the focus.
+    button, before = panel.element.query_selector(".speca-choice"), panel.run_id
+    box = button.bounding_box()
+    window.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    window.page.mouse.down()
+    for sampler in (3, 13):
+        window.set_widget(sampler, "seed", next(seeds))
+    window.page.evaluate("app.queuePrompt(0)")
+    panel.wait_for(other_than=before)
+    window.page.mouse.up()
+    window.wait("([el]) => el.getAttribute('aria-pressed') === 'true'", button)
+    assert button.evaluate("el => el === document.activeElement")
+
 
 def test_inside_a_subgraph_and_in_two_of_them(place: Place, window: Window) -> None:
     window.load(place.workflow(chain(1, threshold=0.5)), "subgraph")

@@ -87,13 +87,25 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
   head.append(totals.dom, open)
   dom.append(head, choices, empty, chart.dom, note, legend.dom)
 
-  let wanted = 0
+  const buttons = new Map()
+  let wantedHeight = 0
   for (const part of [choices, chart.dom, note, totals.dom]) part.hidden = true
+
+  /** One button for as long as the panel lives: one that is made anew under a finger loses its click. */
+  function buttonOf(key) {
+    if (!buttons.has(key)) {
+      const made = element("button", "speca-choice")
+      made.type = "button"
+      made.addEventListener("click", () => onChoose(key))
+      buttons.set(key, made)
+    }
+    return buttons.get(key)
+  }
 
   function fit() {
     const height = minHeight()
-    if (Math.abs(height - wanted) < 1) return
-    wanted = height
+    if (Math.abs(height - wantedHeight) < 1) return
+    wantedHeight = height
     dom.style.minHeight = `${height}px`
     onHeight()
   }
@@ -132,17 +144,14 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
       }
       note.hidden = run === null || note.textContent === ""
       choices.hidden = offered.length < 2
-      choices.replaceChildren(
-        ...(offered.length < 2 ? [] : offered).map(({ key, name, chosen }) => {
-          const button = element("button", "speca-choice")
-          button.type = "button"
-          button.textContent = name
-          button.title = name
-          button.setAttribute("aria-pressed", String(chosen))
-          button.addEventListener("click", () => onChoose(key))
-          return button
-        })
-      )
+      const wanted = (offered.length < 2 ? [] : offered).map(({ key, name, chosen }) => {
+        const button = buttonOf(key)
+        write(button, name)
+        button.title = name
+        button.setAttribute("aria-pressed", String(chosen))
+        return button
+      })
+      arrange(choices, wanted)
       fit()
     },
     destroy: () => chart.destroy()
@@ -279,9 +288,7 @@ export function createRunsPanel({ nameOf, canCopy, copy, onShow }) {
       row.update(each, words, nameOf(each), each === run ? "A" : each === other ? "B" : null, run !== null && runs.length > 1)
       return row.dom
     })
-    if (wanted.length !== rows.children.length || wanted.some((each, i) => rows.children[i] !== each)) {
-      rows.replaceChildren(...wanted)
-    }
+    arrange(rows, wanted)
     if (run === null) return
 
     first.update(run, words, other ? "A" : "")
@@ -432,6 +439,14 @@ function button(name) {
   const made = element("button", `speca-action speca-action-${name}`)
   made.type = "button"
   return made
+}
+
+/** Makes `parent`'s children those wanted, moving none that can stay: one that is moved loses the focus and a click. */
+function arrange(parent, wanted) {
+  for (const child of [...parent.children]) if (!wanted.includes(child)) child.remove()
+  wanted.forEach((child, i) => {
+    if (parent.children[i] !== child) parent.insertBefore(child, parent.children[i] ?? null)
+  })
 }
 
 /** Text, written only when it differs: a text node that is written anew loses the selection in it. */

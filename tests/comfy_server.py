@@ -19,19 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import browsers
 import comfy_env
 
 READY_TIMEOUT = 240.0
 RUN_TIMEOUT = 240.0
 FINAL_EVENTS = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
-
-# Without these the frontend opens its template browser or a tutorial over the graph.
-FRONTEND_SETTINGS = {
-    "Comfy.TutorialCompleted": True,
-    "Comfy.InstalledVersion": "1.32.9",
-    "Comfy.Notification.ShowVersionUpdates": False,
-    "Comfy.VueNodes.Enabled": False,
-}
 
 
 class ServerFailedError(Exception):
@@ -63,7 +56,7 @@ class Server:
             raise ServerFailedError("there is no ComfyUI: run `python dev.py setup`, or set COMFYUI_PATH")
         self.base = comfy_env.make_base_directory(folder)
         settings_file = self.base / "user" / "default" / "comfy.settings.json"
-        settings_file.write_text(json.dumps(FRONTEND_SETTINGS | (settings or {})), encoding="utf-8")
+        settings_file.write_text(json.dumps(browsers.FRONTEND_SETTINGS | (settings or {})), encoding="utf-8")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log_file = folder / "server.log"

@@ -15,7 +15,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import browsers
 import comfy_env
 import comfy_server
 
@@ -99,8 +99,7 @@ def server(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[co
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a Chromium for Playwright's `executable_path`; without one the test skips and says so."""
-    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for path in map(shutil.which, filter(None, names)) if path), None)
+    found = browsers.find_chromium()
     if found is None:
         pytest.skip("no Chromium: install one, or set CHROMIUM to its path")
     return found

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import browsers
 import comfy_env
 import comfy_server
 
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.comfy
 DEMO = comfy_env.ROOT / "benchmarks" / "demo"
 ADDRESS = "/?template=speca_flux_demo&source=speca_demo"
 MODEL = comfy_env.ROOT / "benchmarks" / "models" / "flux-emoji.safetensors"
-NEWER_FRONTEND = comfy_env.ROOT / ".dev" / "frontend-1.58.1"
 LOADER, SPECA, SEED, SAMPLER, REPORT, PREVIEW, PLAIN_SAMPLER, PLAIN_PREVIEW = "1", "2", "3", "6", "7", "9", "10", "12"
 
 needs_model = pytest.mark.skipif(not MODEL.is_file(), reason=f"{MODEL.name} is not trained yet")
@@ -75,9 +75,9 @@ def test_the_demo_is_faster_in_calls_and_close_in_pictures(graphs: comfy_env.Gra
 def demo_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[comfy_server.Server]:
     arguments = []
     if request.param != "pinned frontend":
-        if not NEWER_FRONTEND.is_dir():
+        if not browsers.has_newer_frontend():
             pytest.skip("no newer frontend: run `python dev.py setup`")
-        arguments = ["--front-end-root", str(NEWER_FRONTEND)]
+        arguments = ["--front-end-root", str(browsers.NEWER_FRONTEND)]
     with comfy_server.Server(tmp_path, arguments=arguments) as server:
         yield server
 
@@ -85,17 +85,13 @@ def demo_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[comf
 @pytest.fixture
 def page(chromium: str, tmp_path: Path) -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync"
-    )
     with sync_api.sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(tmp_path / "profile"),
             executable_path=chromium,
             headless=True,
             viewport={"width": 1600, "height": 950},
-            args=flags.split(),
+            args=list(browsers.FLAGS),
         )
         yield context.pages[0]
         context.close()

@@ -10,9 +10,7 @@ import csv
 import io
 import itertools
 import json
-import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -21,17 +19,11 @@ from typing import Any
 
 import pytest
 
+import browsers
 import comfy_server
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / ".dev" / "screenshots"
-RECENT_FRONTEND = ROOT / ".dev" / "frontend-1.58.1"
-CHROMIUM = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# As root and without a network of its own, Chromium needs to be told.
-CHROMIUM_FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 PLACES = [(frontend, renderer) for frontend in ("pinned", "recent") for renderer in ("classic", "nodes2")]
 
 STEPS = 28
@@ -341,14 +333,11 @@ class Place:
 
 
 @pytest.fixture(scope="module")  # an open Playwright keeps an event loop, which other modules cannot have beside theirs
-def _browser() -> Iterator[Any]:
-    found = next((path for path in map(shutil.which, filter(None, CHROMIUM)) if path), None)
-    if found is None:
-        pytest.skip("no Chromium: install it, or set CHROMIUM")
+def _browser(chromium: str) -> Iterator[Any]:
     with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, headless=True, args=list(CHROMIUM_FLAGS))
-        yield browser
-        browser.close()
+        launched = playwright.chromium.launch(executable_path=chromium, headless=True, args=list(browsers.FLAGS))
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -356,10 +345,10 @@ def _servers(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     running: dict[str, comfy_server.Server] = {}
 
     def server(frontend: str) -> comfy_server.Server:
-        if frontend == "recent" and not (RECENT_FRONTEND / "index.html").is_file():
+        if frontend == "recent" and not browsers.has_newer_frontend():
             pytest.skip("no recent frontend: run `python dev.py setup`")
         if frontend not in running:
-            arguments = ["--front-end-root", str(RECENT_FRONTEND)] if frontend == "recent" else []
+            arguments = ["--front-end-root", str(browsers.NEWER_FRONTEND)] if frontend == "recent" else []
             # A page without a graphics card draws its canvas on the processor that computes the runs.
             settings = {
                 "Comfy.Minimap.Visible": False,

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import browsers
 import comfy_env
 import comfy_server
 import workflow_graphs
@@ -22,7 +23,6 @@ from speca.config import SpeCaConfig
 from workflow_graphs import Workflow
 
 PATHS = workflow_graphs.paths()
-NEWER_FRONTEND = comfy_env.ROOT / ".dev" / "frontend-1.58.1"
 
 # Graph -> the tiny model that stands for its large one (None: its own loader reads a tiny file), and its steps.
 EXPECTED: dict[str, tuple[str | None, int]] = {
@@ -297,9 +297,9 @@ def test_refreshing_changes_only_what_is_stale(graphs: comfy_env.Graphs, path: P
 def frontend(request: pytest.FixtureRequest, comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     arguments = []
     if request.param != "pinned":
-        if not NEWER_FRONTEND.is_dir():
+        if not browsers.has_newer_frontend():
             pytest.skip("no newer frontend: run `python dev.py setup`")
-        arguments = ["--front-end-root", str(NEWER_FRONTEND)]
+        arguments = ["--front-end-root", str(browsers.NEWER_FRONTEND)]
     # Its dialog would ask the hub for the sizes of the files.
     settings = {"Comfy.Workflow.ShowMissingModelsWarning": False}
     folder = tmp_path_factory.mktemp("workflows")
@@ -310,17 +310,13 @@ def frontend(request: pytest.FixtureRequest, comfy: None, tmp_path_factory: pyte
 @pytest.fixture(scope="module")
 def page(frontend: Any, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync"
-    )
     with sync_api.sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(tmp_path_factory.mktemp("profile")),
             executable_path=chromium,
             headless=True,
             viewport={"width": 1920, "height": 1000},
-            args=flags.split(),
+            args=list(browsers.FLAGS),
         )
         yield context.pages[0]
         context.close()

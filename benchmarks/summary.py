@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,12 @@ def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> s
     out.mkdir(parents=True, exist_ok=True)
     usual = [cell for cell in cells if cell.usual]
     timed = [cell for cell in usual if cell.points("speca", "measured_speedup")]
-    parts = (main_table(usual) if usual else "", other_cases(cells), wall_clock(timed) if timed else "")
+    parts = (
+        main_table(usual) if usual else "",
+        surpassed(usual) if usual else "",
+        other_cases(cells),
+        wall_clock(timed) if timed else "",
+    )
     text = "\n\n".join(part for part in parts if part)
     summary = {
         f"{c.model}-{c.steps}-{c.sampler}-{c.scheduler}-cfg{c.cfg:g}": {f"{s:g}x": c.at(s) for s in SPEEDS}
@@ -138,6 +144,42 @@ def main_table(usual: Sequence[Cell]) -> str:
         ["", *head],
         [*rows, ["SpeCa above the best rival", *gains]],
     )
+
+
+def surpassed(usual: Sequence[Cell]) -> str:
+    """Where between two speeds of the main table a rival is ahead of SpeCa, and by how much."""
+    rows = []
+    for cell in usual:
+        behind: list[tuple[float, str, float]] = []
+        for tenths in range(15, 61):
+            at = cell.at(tenths / 10)
+            best = best_rival(at)
+            if "speca" in at and best is not None and best[1] > at["speca"]:
+                behind.append((tenths / 10, METHODS[best[0]].title, best[1] - at["speca"]))
+        for title, spans in itertools.groupby(_spans(behind), key=lambda span: span[0][1]):
+            texts = [
+                f"{span[0][0]:g}x to {span[-1][0]:g}x (up to {max(ahead for _, _, ahead in span):.1f} dB)"
+                for span in spans
+            ]
+            rows.append([cell.title, f"{cell.steps}", title, ", ".join(texts)])
+    return _table(
+        "Where from 1.5x to 6x, in steps of 0.1x, a rival is above SpeCa; computed speedup, euler, simple schedule, no "
+        "guidance.",
+        ["model", "steps", "ahead of SpeCa", "where"],
+        rows or [["", "", "none", ""]],
+    )
+
+
+def _spans(behind: Sequence[tuple[float, str, float]]) -> list[list[tuple[float, str, float]]]:
+    """Runs of neighbouring speeds at which the same rival is ahead."""
+    spans: list[list[tuple[float, str, float]]] = []
+    for here in behind:
+        last = spans[-1][-1] if spans else None
+        if last is not None and last[1] == here[1] and here[0] - last[0] < 0.15:
+            spans[-1].append(here)
+        else:
+            spans.append([here])
+    return spans
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

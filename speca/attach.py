@@ -313,7 +313,7 @@ class _BoundNetwork:
         self.device = (x[0] if isinstance(x, (list, tuple)) else x).device
         self._output_type: type | None = None
 
-    def full(self, rows: Sequence[int] | None, keep_features: bool, relative: bool = False) -> Exact:
+    def full(self, rows: Sequence[int] | None, keep_features: bool, keep_embedded: bool = False) -> Exact:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
         kept: list[Tensors | None] = []
         n_rows = self._n_rows if rows is None else len(rows)
@@ -334,12 +334,13 @@ class _BoundNetwork:
                     stack.enter_context(_tapped(helper, note, self._forwards.compiled))
             output = self._run(rows)
         features = kept[0] if len(kept) == 1 else None
-        if features is not None and relative:
-            features = self._less_embedded(features, rows)
-        return Exact(features, output)
+        embedded = self._embedded(rows) if features is not None and keep_embedded else None
+        if features is None or embedded is None or [t.shape for t in embedded] != [f.shape for f in features]:
+            return Exact(features, output)
+        return Exact(features, output, embedded)
 
-    def _less_embedded(self, features: Tensors, rows: Sequence[int] | None) -> Tensors | None:
-        """The features less what reaches the verification block when all blocks are skipped, in place.
+    def _embedded(self, rows: Sequence[int] | None) -> Tensors | None:
+        """What reaches the verification block when all blocks are skipped.
 
         How a network joins its embedded inputs into its last stage is its own affair, so it is let do it.
         """
@@ -353,9 +354,7 @@ class _BoundNetwork:
 
         with self._blocks_skipped(), exchanged_forward(block, note):
             self._run(rows, skipping=True)
-        if len(arrived) != 1 or [t.shape for t in arrived[0]] != [f.shape for f in features]:
-            return None
-        return tuple(f.sub_(t) for f, t in zip(features, arrived[0], strict=True))
+        return arrived[0] if len(arrived) == 1 else None
 
     @contextmanager
     def _blocks_skipped(self) -> Iterator[None]:
@@ -364,7 +363,7 @@ class _BoundNetwork:
                 stack.enter_context(exchanged_forward(block, stage.untouched(block)))
             yield
 
-    def speculate(self, features: Tensors, rows: Sequence[int] | None, relative: bool = False) -> Tensors:
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, relative: Sequence[bool] = ()) -> Tensors:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
         verified = 0
 
@@ -374,7 +373,7 @@ class _BoundNetwork:
             needed = stage.needed(block, args, kwargs)
             if [t.shape for t in needed] != [f.shape for f in features]:
                 raise ForecastImpossibleError("shape_changed")
-            forecast = tuple(f.to(t.dtype) + (t if relative else 0) for f, t in zip(features, needed, strict=True))
+            forecast = tuple(_on_embedded(f, t, relative) for f, t in zip(features, needed, strict=True))
             new_args, new_kwargs = stage.with_needed(block, args, kwargs, forecast)
             return native(*new_args, **new_kwargs)
 
@@ -413,6 +412,17 @@ class _BoundNetwork:
             return (output,)
         self._output_type = type(output)
         return tuple(output)
+
+
+def _on_embedded(forecast: Tensor, embedded: Tensor, relative: Sequence[bool]) -> Tensor:
+    """The forecast (R, ...) in the dtype of the embedded input, on top of it in the rows that are `relative`."""
+    forecast = forecast.to(embedded.dtype)
+    if not any(relative):
+        return forecast
+    if all(relative):
+        return forecast + embedded
+    share = torch.tensor(relative, dtype=embedded.dtype, device=embedded.device)
+    return forecast + share.view(-1, *[1] * (embedded.ndim - 1)) * embedded
 
 
 def uncompiled(network: nn.Module) -> nn.Module:

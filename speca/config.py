@@ -23,7 +23,8 @@ class SpeCaConfig:
         beta < 1, stricter late; the weights say already where errors cost more, and why.
     accumulate_error: compare the sum of the errors since the last full call, not each error alone (the paper's rule).
     warmup_steps: the first calls of each stream that are always computed. From one computed call the model can only be
-        repeated; where that cannot be judged (`session.REPEATABLE_SPREAD`), a second is computed whatever is set here.
+        repeated, where its output is mostly the latent's own noise in what does not follow from the latent
+        (`session.REPEATABLE_SPREAD`); where that cannot be judged, a second is computed whatever is set here.
     max_consecutive: the most forecasts in a row.
     start_percent, end_percent: the part of the run's steps, 0 to 1, in which forecasts are allowed.
     error_metric: one of `verify.ERROR_METRICS`.

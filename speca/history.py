@@ -34,18 +34,21 @@ class Anchor:
     """What one full call computed for one stream.
 
     `features` enter the verification block, `output` left the network; each tensor has a leading dimension of 1.
-    `latent` entered it, where that is one tensor of the output's shape.
+    `latent` entered it, where that is one tensor of the output's shape. `added` is what the blocks made of the embedded
+    input, features less that; only a lone anchor needs it.
     """
 
     time: float
     features: Tensors
     output: Tensors
     latent: Latent | None = None
+    added: Tensors | None = None
 
     @property
     def nbytes(self) -> int:
         latent = () if self.latent is None else (self.latent.x,)
-        return sum(t.numel() * t.element_size() for t in (*self.features, *self.output, *latent))
+        tensors = (*self.features, *self.output, *latent, *(self.added or ()))
+        return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class History:
@@ -74,12 +77,23 @@ class History:
     def has_latents(self) -> bool:
         return all(anchor.latent is not None for anchor in self._anchors)
 
+    @property
+    def lone(self) -> Anchor | None:
+        """The anchor, if there is only one."""
+        return self._anchors[0] if len(self._anchors) == 1 else None
+
     def record(self, anchor: Anchor) -> None:
-        kept = [old for old in self._anchors if old.time != anchor.time]
+        kept = [replace(old, added=None) for old in self._anchors if old.time != anchor.time]
         self._anchors = [*kept, anchor][-self._depth :]
 
     def forecast_features(self, weights: Sequence[float], device: torch.device) -> Tensors:
         return _forecast([anchor.features for anchor in self._anchors], weights, device)
+
+    def repeat_added(self, device: torch.device) -> Tensors:
+        """What the blocks added to the embedded input at the lone anchor."""
+        assert self.lone is not None
+        assert self.lone.added is not None
+        return _forecast([self.lone.added], [1.0], device)
 
     def forecast_output(self, weights: Sequence[float], device: torch.device) -> Tensors:
         return _forecast([anchor.output for anchor in self._anchors], weights, device)

@@ -38,10 +38,9 @@ RENOISED_NOISE_GAIN_LIMIT = 2.0
 # (benchmarks/README.md, "How wrong is likely").
 CARRIED_GROWTH = 1.2
 
-# With one anchor an output can only be repeated. Where it is mostly the latent's own noise (EPS at high noise), a
-# hundredth of it is as large as the picture, and its relative error says nothing. The spread is 1 and more for flow
-# matching, about 1 / sigma for EPS. FLUX and HunyuanVideo gain up to 4 dB at equal speed by repeating early; DiT would
-# lose 5 to 8 (benchmarks/README.md, "The first calls").
+# A lone anchor can only be repeated. Where the output is mostly the latent's own noise (EPS at high noise), a hundredth
+# of it is as large as the picture: what is repeated there is only what does not follow from the latent. The spread is 1
+# and more for flow matching, about 1 / sigma for EPS (benchmarks/README.md, "The first calls").
 REPEATABLE_SPREAD = 0.5
 
 ANCHORS_TO_FORECAST = 2
@@ -59,23 +58,27 @@ class ForecastImpossibleError(Exception):
 class Exact:
     """What a full call computed: the features entering the verification block and the output, (R, ...) each.
 
-    `features` are a copy for the session to keep; None where they were not asked for or not to be had. `relative`
-    ones are what the blocks added to the embedded input.
+    `embedded` is what would have entered that block without the blocks before it. It and `features` are copies for the
+    session to keep; None where they were not asked for or not to be had.
     """
 
     features: Tensors | None
     output: Tensors
+    embedded: Tensors | None = None
 
 
 class Network(Protocol):
-    """The network bound to one call's inputs, (B, ...). `rows` picks some of the B rows; None takes all as they are."""
+    """The network bound to one call's inputs, (B, ...). `rows` picks R of the B rows; None takes all as they are.
+
+    `speculate` puts the features on the embedded input in those of the R rows that are `relative` to it.
+    """
 
     splittable: bool
     device: torch.device
 
-    def full(self, rows: Sequence[int] | None, keep_features: bool, relative: bool = False) -> Exact: ...
+    def full(self, rows: Sequence[int] | None, keep_features: bool, keep_embedded: bool = False) -> Exact: ...
 
-    def speculate(self, features: Tensors, rows: Sequence[int] | None, relative: bool = False) -> Tensors: ...
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, relative: Sequence[bool] = ()) -> Tensors: ...
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,8 @@ class Session:
         threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
         try:
             features, direct, other = self._forecast(call, network, rows)
-            output = network.speculate(features, None if len(rows) == len(call.streams) else rows, call.renoised)
+            relative = [call.renoised or self._repeats_added(call, row) for row in rows]
+            output = network.speculate(features, None if len(rows) == len(call.streams) else rows, relative)
         except ForecastImpossibleError as refused:
             for row in rows:
                 self._stream(call.streams[row]).history = History(self._depth)
@@ -314,7 +318,7 @@ class Session:
         forecast reaches), rows joined: (R, ...) per tensor.
 
         The other guess repeats the newest output; where the forecast itself can do no more than that, with one anchor,
-        it follows from the latent.
+        it follows from the latent. Where a lone anchor's output is mostly noise, the two change places.
 
         Where the features repeat an anchor, the output must not: the last block on repeated features would find
         little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
@@ -330,13 +334,24 @@ class Session:
             forecast = forecast_weights(self.config.forecaster, times, call.time, self.config.order, gain_limit)
             newest = reuse(times, call.time, 0)
             check = self._check(call, history, forecast)
-            features.append(history.forecast_features(forecast.weights, network.device))
-            outputs.append(_forecast_output(call, row, history, forecast.weights, check, network.device))
-            other = _output_from_latent(call, row, history, newest, network.device) if len(history) == 1 else None
-            others.append(other or _forecast_output(call, row, history, newest, newest, network.device))
+            output = _forecast_output(call, row, history, forecast.weights, check, network.device)
+            other = _output_from_latent(call, row, history, newest, network.device) if history.lone else None
+            other = other or _forecast_output(call, row, history, newest, newest, network.device)
+            if self._repeats_added(call, row):
+                features.append(history.repeat_added(network.device))
+                output, other = other, output
+            else:
+                features.append(history.forecast_features(forecast.weights, network.device))
+            outputs.append(output)
+            others.append(other)
         if len({tuple(t.shape for t in row) for row in features}) > 1:
             raise ForecastImpossibleError("shape_changed")
         return _cat(features), _cat(outputs), _cat(others)
+
+    def _repeats_added(self, call: Call, row: int) -> bool:
+        """Whether a lone anchor is repeated in what its blocks added to the embedded input."""
+        lone = self._stream(call.streams[row]).history.lone
+        return lone is not None and lone.added is not None
 
     def _check(self, call: Call, history: History, forecast: Forecast) -> Sequence[float]:
         """Weights of an output forecast that is no mere repetition of an anchor."""
@@ -350,18 +365,34 @@ class Session:
     def _full(self, call: Call, network: Network, samples: Sequence[int]) -> _Part:
         rows = call.rows_of(samples)
         keep = needs_anchor(self.config, call.progress)
-        exact = network.full(None if len(rows) == len(call.streams) else rows, keep, call.renoised)
-        if keep and exact.features is not None:
+        lone = [row for row in rows if self._will_repeat_added(call, row)]
+        exact = network.full(
+            None if len(rows) == len(call.streams) else rows, keep, keep and (call.renoised or bool(lone))
+        )
+        added = _added(exact)
+        features = added if call.renoised else exact.features
+        if keep and features is not None:
+
+            def placed(tensors: Tensors, i: int) -> Tensors:
+                # Rows are copied apart, or one stream's anchor would hold the memory of the whole batch.
+                return tuple(self._place(t[i : i + 1].clone() if len(rows) > 1 else t) for t in tensors)
+
             for i, row in enumerate(rows):
                 anchor = Anchor(
                     call.time,
-                    # Rows are copied apart, or one stream's anchor would hold the memory of the whole batch.
-                    tuple(self._place(t[i : i + 1].clone() if len(rows) > 1 else t) for t in exact.features),
+                    placed(features, i),
                     tuple(self._place(t[i : i + 1].clone()) for t in exact.output),
                     self._latent_of(call, row, exact.output),
+                    placed(added, i) if added is not None and row in lone else None,
                 )
                 self._stream(call.streams[row]).history.record(anchor)
         return _Part(rows, exact.output)
+
+    def _will_repeat_added(self, call: Call, row: int) -> bool:
+        """Whether this call's anchor will be its stream's only one, with an output that is mostly noise."""
+        if call.renoised or call.latent is None or call.latent.spread >= REPEATABLE_SPREAD:
+            return False
+        return all(time == call.time for time in self._stream(call.streams[row]).history.times)
 
     def _latent_of(self, call: Call, row: int, output: Tensors) -> Latent | None:
         if call.latent is None or [t.shape[1:] for t in output] != [call.latent.x.shape[1:]]:
@@ -514,15 +545,22 @@ def _carried(accumulated: float, call: Call) -> float:
 def _is_verifiable(history: History, call: Call) -> bool:
     """Whether the anchors are enough to forecast from and to check with.
 
-    An anchor at the call's own time needs a latent to be of use, and so does an only one: a repeated output would
+    An anchor at the call's own time needs a latent to be of use, and so does a lone one: a repeated output would
     have nothing but itself to be held against.
     """
     if call.latent is None:
         return sum(t != call.time for t in history.times) >= ANCHORS_TO_FORECAST
-    if len(history) == 1:
-        repeatable = history.has_latents and not call.renoised and call.latent.spread >= REPEATABLE_SPREAD
-        return repeatable and history.times != [call.time]
+    if history.lone is not None:
+        repeatable = history.lone.added is not None or call.latent.spread >= REPEATABLE_SPREAD
+        return repeatable and history.has_latents and not call.renoised and history.lone.time != call.time
     return len(history) >= ANCHORS_TO_FORECAST
+
+
+def _added(exact: Exact) -> Tensors | None:
+    """What the blocks added to the embedded input; takes the place of that, a video's features being large."""
+    if exact.features is None or exact.embedded is None:
+        return None
+    return tuple(torch.sub(f, e, out=e) for f, e in zip(exact.features, exact.embedded, strict=True))
 
 
 def _forecast_output(

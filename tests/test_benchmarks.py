@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import math
 import sys
 from pathlib import Path
@@ -364,6 +365,46 @@ def test_wall_clock_is_compared_at_equal_measured_speed():
     line = summary.wall_clock(summary.cells_of(rows)).splitlines()[-1]
     last_block = "Taylor, last block's features"
     assert line.startswith(f"| FLUX | 28 | 50.0 (+6.0, {last_block}) | 50.0 (+6.0, {last_block}) | 46.8 (alone) | ")
+
+
+def test_where_a_rival_is_ahead_is_said():
+    """SpeCa falls from 50 dB at 2x to 40 at 4x, a straight line in log speed, and Taylor has 45 dB all along: they meet
+    at 2 sqrt(2)."""
+    import summary
+
+    def row(method, speed, psnr):
+        case = {"model": "dit", "depth": "28", "steps": "28", "sampler": "euler", "scheduler": "simple", "cfg": "1"}
+        return {**case, "method": method, "speedup": speed, "psnr_mean": psnr}
+
+    rows = [
+        row("speca", "2", "50"),
+        row("speca", "4", "40"),
+        row("taylor_last", "2", "45"),
+        row("taylor_last", "4", "45"),
+    ]
+    line = summary.surpassed(summary.cells_of(rows)).splitlines()[-1]
+    assert line == "| DiT | 28 | Taylor, last block's features | 2.9x to 4x (up to 5.0 dB) |"
+    line = summary.surpassed(summary.cells_of(rows[:2])).splitlines()[-1]
+    assert "none" in line
+
+
+def test_table_of_defaults_reads_each_setting_off_its_own_curve(tmp_path, comfy):
+    """Order 2 has 50 dB at 2x and 40 at 4x, 45 between; the others are never that fast."""
+    import defaults
+
+    for model in defaults.MODELS:
+        for field, values in defaults.GRID.items():
+            rows = [
+                {"settings": {field: value, "threshold": 0.1 * speed}, "speedup": speed, "psnr": psnr}
+                for value in values
+                for speed, psnr in (((2.0, 50.0), (4.0, 40.0)) if value == 2 and field == "order" else ((1.5, 60.0),))
+            ]
+            defaults.path_of(tmp_path, model, field).write_text(json.dumps({"rows": rows}))
+    lines = defaults.table(tmp_path).splitlines()
+    psnr = "50.0 / 46.8 / 44.2"
+    assert f"| **order 2** | {psnr} | {psnr} |" in lines
+    assert "| **accumulate_error on** | - / - / - | - / - / - |" in lines
+    assert "| accumulate_error off | - / - / - | - / - / - |" in lines
 
 
 def test_figures_name_the_commit_that_was_loaded(comfy, monkeypatch):

@@ -1,5 +1,7 @@
 """Anchors: what is kept, and that combining them is the weighted sum in every dtype and chunking."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,6 +29,16 @@ def test_a_second_call_at_the_same_time_replaces_the_first():
         history.record(anchor(time, value))
     assert history.times == [2.0, 3.0]
     assert history.forecast_output([0.0, 1.0], CPU)[0].unique().tolist() == [9.0]
+
+
+def test_what_blocks_added_is_kept_for_a_lone_anchor_only():
+    history = History(depth=3)
+    history.record(replace(anchor(3.0), added=(torch.ones(1, 2, 3),)))
+    assert history.nbytes == (6 + 4 + 6) * 4
+    assert history.repeat_added(CPU)[0].unique().tolist() == [1.0]
+    history.record(anchor(2.0))
+    assert history.lone is None
+    assert history.nbytes == 2 * (6 + 4) * 4
 
 
 def test_forecasts_of_features_and_output_use_the_same_weights():

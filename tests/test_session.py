@@ -32,19 +32,25 @@ class FakeNetwork:
     full_rows: list = field(default_factory=list)
     speculated_rows: list = field(default_factory=list)
     refuse: str | None = None
+    embedded: float | None = 0.0
+    given: tuple | None = None
 
     def _values(self, rows):
         rows = range(self.n_rows) if rows is None else rows
         return torch.tensor([[self.value(self.time, row)] * 4 for row in rows])
 
-    def full(self, rows, keep_features, relative=False):
+    def full(self, rows, keep_features, keep_embedded=False):
         self.full_rows.append(rows)
         values = self._values(rows)
-        return Exact((values.clone(),) if keep_features else None, (values,))
+        embedded = None
+        if keep_embedded and self.embedded is not None:
+            embedded = (torch.full_like(values, self.embedded),)
+        return Exact((values.clone(),) if keep_features else None, (values,), embedded)
 
-    def speculate(self, features, rows, relative=False):
+    def speculate(self, features, rows, relative=()):
         if self.refuse:
             raise ForecastImpossibleError(self.refuse)
+        self.given = (features, relative)
         self.speculated_rows.append(rows)
         return (self._values(rows),)
 
@@ -200,7 +206,7 @@ def test_a_batch_that_cannot_be_taken_apart_is_computed_whole():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_not_a_number_is_a_rejection(bad):
     class Broken(FakeNetwork):
-        def speculate(self, features, rows, relative=False):
+        def speculate(self, features, rows, relative=()):
             return (torch.full((1, 4), bad),)
 
     session = Session(replace(REUSE, threshold=1e6), HEADER)
@@ -219,7 +225,7 @@ def test_a_rejection_teaches_which_way_to_trust(truth, answer):
     full = {"verified": 2.0, "direct": 1.0, "between": 1.25}[truth]
 
     class TwoWays(FakeNetwork):
-        def speculate(self, features, rows, relative=False):
+        def speculate(self, features, rows, relative=()):
             return (torch.full((1, 4), 2.0),)
 
     session = Session(replace(REUSE, threshold=0.4), HEADER)
@@ -254,9 +260,9 @@ def test_streams_of_separate_calls_do_not_mix():
 
 def test_threshold_zero_asks_for_no_features():
     class Plain(FakeNetwork):
-        def full(self, rows, keep_features, relative=False):
+        def full(self, rows, keep_features, keep_embedded=False):
             assert not keep_features
-            return super().full(rows, keep_features, relative)
+            return super().full(rows, keep_features, keep_embedded)
 
     session = Session(SpeCaConfig(threshold=0.0), HEADER)
     for i in range(5):
@@ -279,11 +285,11 @@ def test_speedup_is_what_the_calls_would_have_cost_over_what_they_did():
     clock = Clock()
 
     class Timed(FakeNetwork):
-        def full(self, rows, keep_features, relative=False):
+        def full(self, rows, keep_features, keep_embedded=False):
             clock.now += 10
-            return super().full(rows, keep_features, relative)
+            return super().full(rows, keep_features, keep_embedded)
 
-        def speculate(self, features, rows, relative=False):
+        def speculate(self, features, rows, relative=()):
             clock.now += 1
             return super().speculate(features, rows, relative)
 
@@ -396,13 +402,51 @@ def test_one_anchor_is_repeated_and_judged_by_the_last_block_and_the_latent(x, e
         (call_at(2.0, 0, x=3.0, spread=0.1), call_at(1.0, 1, x=3.0, spread=0.2)),
         (call_at(2.0, 0, x=3.0, renoised=True), call_at(1.0, 1, x=3.0, renoised=True)),
     ],
-    ids=["no latent", "anchor without latent", "at one time", "mostly noise", "renoised"],
+    ids=["no latent", "anchor without latent", "at one time", "mostly noise, not embedded", "renoised"],
 )
 def test_one_anchor_is_not_enough_where_a_repetition_cannot_be_judged(first, second):
     session = Session(replace(ONCE, threshold=1e9), HEADER)
     for call in (first, second, call_at(0.5, 2, x=3.0, renoised=second.renoised)):
-        session.evaluate(call, FakeNetwork(call.time, 1, lambda t, r: 4.0))
+        session.evaluate(call, FakeNetwork(call.time, 1, lambda t, r: 4.0, embedded=None))
     assert [call.rows[0].reason for call in session.record().calls][:2] == ["warm_up", "no_anchor"]
+
+
+def test_where_the_output_is_mostly_noise_one_anchor_is_repeated_on_the_embedded_input():
+    """Features of 4, of which 1 is the embedded input's. The output of 4 is half the latent, 3, and 2.5, which weighs
+    twice as much at the second call's noise level: at a latent of 7 another 8.5 follows. The last block says 8."""
+    session = Session(replace(ONCE, threshold=1.0), HEADER)
+    session.evaluate(call_at(2.0, 0, x=3.0, spread=0.1), FakeNetwork(2.0, 1, lambda t, r: 4.0, embedded=1.0))
+    network = FakeNetwork(1.0, 1, lambda t, r: 8.0)
+    (output,) = session.evaluate(call_at(1.0, 1, x=7.0, spread=0.2), network)
+    ((features,), relative) = network.given
+    assert torch.equal(features, torch.full((1, 4), 3.0))
+    assert list(relative) == [True]
+    assert errors(session)[1] == pytest.approx(math.sqrt(0.5 / 8 * 4.5 / 8.5))
+    assert torch.equal(output, torch.full((1, 4), 8.0))
+
+
+def test_with_a_second_anchor_features_are_forecast_as_they_are():
+    session = Session(replace(ONCE, threshold=0.05), HEADER)
+    for i, value in enumerate((4.0, 8.0, 8.0)):  # the repetition is far off and computed
+        network = FakeNetwork(2.0 - i, 1, lambda t, r, value=value: value, embedded=1.0)
+        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=0.1), network)
+    assert [call.outcome for call in session.record().calls][:2] == ["full", "rejected"]
+    ((features,), relative) = network.given
+    assert torch.equal(features, torch.full((1, 4), 8.0))
+    assert not any(relative)
+
+
+def test_samples_with_one_anchor_and_with_two_share_a_batch():
+    """Only the first sample's repetition is rejected, so only the second goes on with what its blocks added."""
+    session = Session(replace(ONCE, threshold=0.05, accumulate_error=False), HEADER)
+    streams = ("a", "b")
+    for i in range(3):
+        latent = Latent(torch.full((2, 4), 3.0), 0.5, 0.1)
+        network = FakeNetwork(3.0 - i, 2, lambda t, r: 8.0 if r == 0 and t < 3 else 4.0, embedded=1.0)
+        session.evaluate(Call(3.0 - i, 1.0, i, 0.0, 2, streams, latent=latent), network)
+    ((features,), relative) = network.given
+    assert list(relative) == [False, True]
+    assert features[:, 0].tolist() == [8.0, 3.0]
 
 
 def two_full_calls(config, latents, carry=0.5):
@@ -449,12 +493,12 @@ class Renoised(FakeNetwork):
         super().__init__(time, 1, lambda t, row: float(0.5 * x + 2 * rest))
         self.asked_relative = []
 
-    def full(self, rows, keep_features, relative=False):
-        self.asked_relative.append(relative)
-        return super().full(rows, keep_features, relative)
+    def full(self, rows, keep_features, keep_embedded=False):
+        self.asked_relative.append(keep_embedded)
+        return super().full(rows, keep_features, keep_embedded)
 
-    def speculate(self, features, rows, relative=False):
-        self.asked_relative.append(relative)
+    def speculate(self, features, rows, relative=()):
+        self.asked_relative.append(relative == [True])
         return super().speculate(features, rows, relative)
 
 

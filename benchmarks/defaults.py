@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ SPEEDS = (2.0, 2.5, 3.0)
 THRESHOLDS = (0.01, 0.014, 0.02, 0.028, 0.035, 0.045, 0.06, 0.08, 0.1, 0.13, 0.16)
 GRID: dict[str, tuple[Any, ...]] = {
     "threshold_end_factor": (0.5, 1.0, 2.0),
-    "noise_gain_limit": (2.0, 3.0, 4.0),
+    "noise_gain_limit": (2.0, 3.0, 4.0, 5.0, 7.0),
     "order": (1, 2, 3),
     "accumulate_error": (False, True),
     "warmup_steps": (1, 2, 3, 5),
@@ -63,18 +62,27 @@ def qualities(rows: Sequence[dict[str, Any]], field: str, value: Any) -> str:
     return " / ".join("-" if psnr is None else f"{psnr:.1f}" for psnr in found)
 
 
-def table(folder: Path) -> str:
+def default_of(model: str, field: str) -> Any:
+    from speca.adapters import ARCHITECTURES
     from speca.config import SpeCaConfig
 
-    defaults = {field.name: field.default for field in fields(SpeCaConfig)}
+    (architecture,) = (each for each in ARCHITECTURES if each.name == model)
+    return getattr(SpeCaConfig().for_architecture(architecture.noise_gain_limit), field)
+
+
+def table(folder: Path) -> str:
     lines = [f"| setting | {' | '.join(MODELS.values())} |", "| --- |" + " --- |" * len(MODELS)]
     for field, values in GRID.items():
         rows = {model: json.loads(path_of(folder, model, field).read_text())["rows"] for model in MODELS}
         for value in values:
             name = f"{field} {('off', 'on')[value] if isinstance(value, bool) else format(value, 'g')}"
-            if value == defaults[field]:
+            cells = [qualities(rows[model], field, value) for model in MODELS]
+            chosen = [value == default_of(model, field) for model in MODELS]
+            if all(chosen):
                 name = f"**{name}**"
-            lines.append(f"| {name} | {' | '.join(qualities(rows[model], field, value) for model in MODELS)} |")
+            else:
+                cells = [f"**{cell}**" if its else cell for cell, its in zip(cells, chosen, strict=True)]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def parse_sets(texts: list[str]) -> dict[str, list[Any]]:
         name, _, values = text.partition("=")
         if name not in defaults:
             sys.exit(f"SpeCaConfig has no field {name!r}; choose among {', '.join(defaults)}")
-        kind = type(defaults[name])
+        kind = float if defaults[name] is None else type(defaults[name])
         convert = (lambda v: v.lower() in ("1", "true", "on", "yes")) if kind is bool else kind
         grid[name] = [convert(value) for value in values.split(",")]
     return grid

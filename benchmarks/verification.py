@@ -235,16 +235,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--orders", default="1,2")
-    parser.add_argument("--gain-limit", type=float, help="default: SpeCa's own")
+    parser.add_argument("--gain-limit", type=float, help="default: the architecture's own")
     parser.add_argument("--out", type=Path, default=environment.RESULTS)
     options = parser.parse_args()
     environment.prepare()
     from sampling import Case, batch_of
     from subjects import TRAINED, SubjectMissingError, load
 
-    from speca.config import SpeCaConfig
+    from speca.adapters import recognise
 
-    gain_limit = options.gain_limit or SpeCaConfig().noise_gain_limit
     results = []
     for name in options.models.split(",") if options.models else TRAINED:
         try:
@@ -253,6 +252,8 @@ def main() -> None:
             print(f"left out: {missing}")
             continue
         case, batch = Case(options.steps), batch_of(subject, options.samples)
+        architecture = recognise(subject.patcher.model.diffusion_model).architecture
+        gain_limit = options.gain_limit or architecture.noise_gain_limit
         for order in (int(text) for text in options.orders.split(",")):
             driver = probe(subject, case, batch, order, gain_limit)
             for found in correlations(driver):

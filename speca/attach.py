@@ -125,6 +125,7 @@ class Attachment:
         device = guider.model_patcher.load_device
         steps = max(len(sigmas) - 1, 0)
         architecture, experimental, n_blocks, native = None, False, 0, None
+        config = self.config
         try:
             anatomy = recognise(uncompiled(model.diffusion_model))
         except NotThisArchitectureError as missing:
@@ -132,9 +133,10 @@ class Attachment:
         else:
             architecture, experimental = anatomy.architecture.name, anatomy.architecture.experimental
             n_blocks = anatomy.n_blocks
+            config = config.for_architecture(anatomy.architecture.noise_gain_limit)
             native = self._reason_to_stay_native(guider, steps)
         header = RunHeader(
-            settings=self.config.to_json(),
+            settings=config.to_json(),
             model=type(model).__name__,
             architecture=architecture,
             experimental=experimental,
@@ -145,7 +147,7 @@ class Attachment:
             origin=self._origin(),
             native=native,
         )
-        return Session(self.config, header, self._listener, _Placement(self.config, device), _clock(device))
+        return Session(config, header, self._listener, _Placement(self.config, device), _clock(device))
 
     def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
         wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})

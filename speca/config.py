@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .forecast import FORECASTERS, MAX_ORDER
 from .verify import ERROR_METRICS
 
 CACHE_DEVICES = ("auto", "gpu", "cpu")
+
+NOISE_GAIN_LIMIT = 3.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class SpeCaConfig:
     forecaster: one of `forecast.FORECASTERS`.
     cache_device: where the anchors are kept: "gpu" (the model's device), "cpu", or "auto" (by free memory).
     noise_gain_limit: the largest sum of |weights| of a forecast; a forecast that would exceed it goes up in order
-        only as far as the limit allows.
+        only as far as the limit allows. None: the architecture's own (`adapters.base.Architecture`).
 
     The defaults are those that gave the highest PSNR at equal computed speedup on the small trained FLUX and DiT, at 50
     and 28 steps of euler (benchmarks/README.md, "Defaults").
@@ -48,7 +50,7 @@ class SpeCaConfig:
     error_metric: str = "relative_l2"
     forecaster: str = "newton"
     cache_device: str = "auto"
-    noise_gain_limit: float = 3.0
+    noise_gain_limit: float | None = None
 
     def __post_init__(self) -> None:
         _within("threshold", self.threshold, 0.0, float("inf"))
@@ -58,7 +60,8 @@ class SpeCaConfig:
         _within("max_consecutive", self.max_consecutive, 1, 1000)
         _within("start_percent", self.start_percent, 0.0, 1.0)
         _within("end_percent", self.end_percent, 0.0, 1.0)
-        _within("noise_gain_limit", self.noise_gain_limit, 1.0, float("inf"))
+        if self.noise_gain_limit is not None:
+            _within("noise_gain_limit", self.noise_gain_limit, 1.0, float("inf"))
         if self.start_percent >= self.end_percent:
             raise ValueError(
                 f"start_percent ({self.start_percent}) must be below end_percent ({self.end_percent}); "
@@ -67,6 +70,10 @@ class SpeCaConfig:
         _one_of("error_metric", self.error_metric, ERROR_METRICS)
         _one_of("forecaster", self.forecaster, FORECASTERS)
         _one_of("cache_device", self.cache_device, CACHE_DEVICES)
+
+    def for_architecture(self, noise_gain_limit: float) -> SpeCaConfig:
+        """What was left to the architecture, filled in."""
+        return self if self.noise_gain_limit is not None else replace(self, noise_gain_limit=noise_gain_limit)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

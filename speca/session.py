@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .config import SpeCaConfig
+from .config import NOISE_GAIN_LIMIT, SpeCaConfig
 from .events import REASONS, CallRecord, Listener, Row, RunHeader, RunRecord, Status, Totals
 from .forecast import Forecast, forecast_weights, reuse
 from .history import Anchor, History, Latent, Tensors
@@ -173,6 +173,7 @@ class Session:
         self._place = place
         self._clock = clock
         self._metric = ERROR_METRICS[config.error_metric]
+        self._noise_gain_limit = NOISE_GAIN_LIMIT if config.noise_gain_limit is None else config.noise_gain_limit
         self._depth = max(config.order + 1, ANCHORS_TO_FORECAST)
         self._streams: dict[Hashable, _Stream] = {}
         self._calls: list[CallRecord] = []
@@ -325,7 +326,7 @@ class Session:
         a second call at an anchor's own time (heun), from the latent that has changed since.
         """
         features, outputs, others = [], [], []
-        gain_limit = self.config.noise_gain_limit
+        gain_limit = self._noise_gain_limit
         if call.renoised:
             gain_limit = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT)
         for row in rows:
@@ -359,7 +360,7 @@ class Session:
         others = [t for t in times if t != call.time]
         if forecast.order > 0 and len(others) == len(times):
             return forecast.weights
-        line = iter(forecast_weights("newton", others, call.time, 1, self.config.noise_gain_limit).weights)
+        line = iter(forecast_weights("newton", others, call.time, 1, self._noise_gain_limit).weights)
         return [0.0 if t == call.time else next(line) for t in times]
 
     def _full(self, call: Call, network: Network, samples: Sequence[int]) -> _Part:

@@ -258,6 +258,15 @@ class TestContract:
         assert torch.isfinite(sample(subject.tiny, accepting)).all()
         assert outcomes(accepting)[:2] == ["full", "accepted"]
 
+    def test_the_noise_gain_limit_is_the_architectures_unless_given(self, subject: Subject) -> None:
+        from speca.adapters import recognise
+
+        architecture = recognise(subject.tiny.model_patcher.model.diffusion_model).architecture
+        for given, used in ((None, architecture.noise_gain_limit), (7.5, 7.5)):
+            patcher = attached(subject.tiny.model_patcher, threshold=0.0, noise_gain_limit=given)
+            sample(subject.tiny, patcher, steps=2)
+            assert record_of(patcher).header.settings["noise_gain_limit"] == used
+
     def test_a_run_leaves_the_model_as_it_was(self, subject: Subject) -> None:
         unpatched = snapshot(subject.tiny.model_patcher)
         patcher = attached(subject.tiny.model_patcher, **SOME)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import NOISE_GAIN_LIMIT
 from ..history import Tensors
 
 Parameter = str | int
@@ -110,6 +111,7 @@ class Architecture:
     stages: the lists of blocks in the order in which they run; an empty list is passed over.
     also_skipped: further blocks that need not run when the blocks of the stages are skipped. They must run before the
         verification block; a network in which one runs after it is computed in full.
+    noise_gain_limit: how far forecasts may amplify what is not smooth in the anchors (`SpeCaConfig`).
     models: what people run with it, for the README's table.
     untested: why the tests cannot build it, for the table; empty where the contract suite covers it.
     experimental: found by its structure alone, and tried out before it is trusted (`generic`).
@@ -120,6 +122,7 @@ class Architecture:
     networks: tuple[str, ...]
     stages: tuple[BlockList, ...]
     also_skipped: tuple[BlockList, ...] = ()
+    noise_gain_limit: float = NOISE_GAIN_LIMIT
     models: tuple[str, ...] = ()
     untested: str = ""
     experimental: bool = False

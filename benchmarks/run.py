@@ -285,6 +285,7 @@ def main() -> None:
     parser.add_argument("--again", type=listed(str), default=[], metavar="METHODS", help="measure these again")
     parser.add_argument("--short", action="store_true", help="fewer settings per method everywhere")
     parser.add_argument("--no-timing", action="store_true")
+    parser.add_argument("--rounds", type=int, default=TIMING_ROUNDS, help=f"of timing; default {TIMING_ROUNDS}")
     parser.add_argument("--out", type=Path, help="default benchmarks/results, quick benchmarks/out/quick")
     parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="only make table and plot from the CSV that is there")
@@ -372,7 +373,7 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
         short = options.quick or options.short or not cell.thorough
         measure(subjects[cell.model], cell, methods, samples_of(cell.model), short, table)
     if not options.no_timing:
-        rounds = 1 if options.quick else TIMING_ROUNDS
+        rounds = 1 if options.quick else options.rounds
         for cell in cells:
             if cell.thorough and (not options.quick or cell.case.steps == options.steps[-1]):
                 time_cell(subjects[cell.model], cell, methods, samples_of(cell.model), rounds, table)

@@ -365,7 +365,7 @@ class _BoundNetwork:
                 stack.enter_context(exchanged_forward(block, stage.untouched(block)))
             yield
 
-    def speculate(self, features: Tensors, rows: Sequence[int] | None, relative: Sequence[bool] = ()) -> Tensors:
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, own_shares: Sequence[float] = ()) -> Tensors:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
         verified = 0
 
@@ -375,7 +375,7 @@ class _BoundNetwork:
             needed = stage.needed(block, args, kwargs)
             if [t.shape for t in needed] != [f.shape for f in features]:
                 raise ForecastImpossibleError("shape_changed")
-            forecast = tuple(_on_embedded(f, t, relative) for f, t in zip(features, needed, strict=True))
+            forecast = tuple(_on_embedded(f, t, own_shares) for f, t in zip(features, needed, strict=True))
             new_args, new_kwargs = stage.with_needed(block, args, kwargs, forecast)
             return native(*new_args, **new_kwargs)
 
@@ -416,15 +416,15 @@ class _BoundNetwork:
         return tuple(output)
 
 
-def _on_embedded(forecast: Tensor, embedded: Tensor, relative: Sequence[bool]) -> Tensor:
-    """The forecast (R, ...) in the dtype of the embedded input, on top of it in the rows that are `relative`."""
+def _on_embedded(forecast: Tensor, embedded: Tensor, shares: Sequence[float]) -> Tensor:
+    """The forecast (R, ...) in the dtype of the embedded input, on top of each row's share of that."""
     forecast = forecast.to(embedded.dtype)
-    if not any(relative):
+    if not any(shares):
         return forecast
-    if all(relative):
-        return forecast + embedded
-    share = torch.tensor(relative, dtype=embedded.dtype, device=embedded.device)
-    return forecast + share.view(-1, *[1] * (embedded.ndim - 1)) * embedded
+    if len(set(shares)) == 1:
+        return torch.add(forecast, embedded, alpha=shares[0])
+    by_row = torch.tensor(shares, dtype=embedded.dtype, device=embedded.device)
+    return torch.addcmul(forecast, by_row.view(-1, *[1] * (embedded.ndim - 1)), embedded)
 
 
 def uncompiled(network: nn.Module) -> nn.Module:

@@ -38,10 +38,17 @@ RENOISED_NOISE_GAIN_LIMIT = 2.0
 # (benchmarks/README.md, "How wrong is likely").
 CARRIED_GROWTH = 1.2
 
-# A lone anchor can only be repeated. Where the output is mostly the latent's own noise (EPS at high noise), a hundredth
-# of it is as large as the picture: what is repeated there is only what does not follow from the latent. The spread is 1
-# and more for flow matching, about 1 / sigma for EPS (benchmarks/README.md, "The first calls").
-REPEATABLE_SPREAD = 0.5
+# Below this spread a model's output is mostly its latent's own noise, a hundredth of which is as large as the picture.
+# The spread is 1 and more for flow matching, about 1 / sigma for EPS. So where a run begins with a smaller one:
+# - A lone anchor, which can only be repeated, is repeated in what does not follow from the latent.
+# - Forecasts of features hold OWN_SHARE of the call's own embedded latent in the place of the forecast one. Forecast as
+#   a whole, they know nothing of where the latent has drifted; with all of it, the last block takes the drift for
+#   noise, which the skipped blocks would have told apart.
+# - DIRECT_SHARE of each answer is the direct forecast, until a rejection shows what is right for this run.
+# (benchmarks/README.md, "The first calls" and "Where noise is predicted")
+MOSTLY_NOISE_SPREAD = 0.5
+OWN_SHARE = 0.4
+DIRECT_SHARE = 0.4
 
 ANCHORS_TO_FORECAST = 2
 
@@ -70,7 +77,7 @@ class Exact:
 class Network(Protocol):
     """The network bound to one call's inputs, (B, ...). `rows` picks R of the B rows; None takes all as they are.
 
-    `speculate` puts the features on the embedded input in those of the R rows that are `relative` to it.
+    `speculate` puts the features on a share of the embedded input: one of `own_shares` for each of the R rows, or none.
     """
 
     splittable: bool
@@ -78,7 +85,7 @@ class Network(Protocol):
 
     def full(self, rows: Sequence[int] | None, keep_features: bool, keep_embedded: bool = False) -> Exact: ...
 
-    def speculate(self, features: Tensors, rows: Sequence[int] | None, relative: Sequence[bool] = ()) -> Tensors: ...
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, own_shares: Sequence[float] = ()) -> Tensors: ...
 
 
 @dataclass(frozen=True)
@@ -113,21 +120,32 @@ class Call:
 
 
 class _Stream:
-    def __init__(self, depth: int) -> None:
+    """One stream's state. `own_share` of the embedded input is not in the anchors' features, but each call's own."""
+
+    def __init__(self, depth: int, mostly_noise: bool) -> None:
+        self._depth = depth
         self.history = History(depth)
-        self.relative = False
+        self.own_share = OWN_SHARE if mostly_noise else 0.0
         self.calls = 0
         self.in_a_row = 0
         self.accumulated = 0.0
         self.added = 0.0
-        self.direct_share: float | None = None
+        self.direct_share = DIRECT_SHARE if mostly_noise else None
+
+    def forget(self) -> None:
+        self.history = History(self._depth)
+
+    def keep_own(self, share: float) -> None:
+        if share != self.own_share:  # features without another share are no anchors of these
+            self.own_share = share
+            self.forget()
 
     def expected_error(self, call: Call) -> float:
         """At least what the next check will find, if the error goes on growing as it did last; 0 if nothing tells.
 
         A forecast reaches farther with each call, so its error grows faster, not slower; but where the sampler adds
-        noise, noise decides. Until a first forecast was thrown away nothing is expected: that one teaches which way to
-        trust (`Session._learn_share`).
+        noise, noise decides. Nothing is expected while nothing tells which way to trust: the first forecast that is
+        thrown away teaches that (`Session._learn_share`).
         """
         if self.in_a_row == 0 or self.direct_share is None or call.renoised:
             return 0.0
@@ -193,9 +211,9 @@ class Session:
         began = self._clock()
         samples = range(call.n_samples)
         for key in call.streams:
-            stream = self._stream(key)
-            if stream.relative != call.renoised:  # the anchors' features are of the other kind
-                stream.history, stream.relative = History(self._depth), call.renoised
+            stream = self._begin(call, key)
+            if call.renoised:
+                stream.keep_own(1.0)
         decisions = [decide(self.config, self._situation(call, sample)) for sample in samples]
         if not network.splittable and any(d.action == "full" for d in decisions):
             decisions = [d if d.action == "full" else Decision("full", "with_rejected") for d in decisions]
@@ -239,11 +257,15 @@ class Session:
             expected_error=max(s.expected_error(call) for s in streams),
         )
 
-    def _stream(self, key: Hashable) -> _Stream:
+    def _begin(self, call: Call, key: Hashable) -> _Stream:
+        """The stream of that key, made at its first call."""
         with self._lock:
             if key not in self._streams:
-                self._streams[key] = _Stream(self._depth)
+                self._streams[key] = _Stream(self._depth, _is_mostly_noise(call))
             return self._streams[key]
+
+    def _stream(self, key: Hashable) -> _Stream:
+        return self._streams[key]
 
     def _speculate(self, call: Call, network: Network, samples: Sequence[int]) -> tuple[_Draft | None, dict[int, Row]]:
         """Forecast the samples' rows, run the last block and the head on them, and judge each sample."""
@@ -251,11 +273,11 @@ class Session:
         threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
         try:
             features, direct, other = self._forecast(call, network, rows)
-            relative = [call.renoised or self._repeats_added(call, row) for row in rows]
-            output = network.speculate(features, None if len(rows) == len(call.streams) else rows, relative)
+            own = [1.0 if self._repeats_added(call, row) else self._stream(call.streams[row]).own_share for row in rows]
+            output = network.speculate(features, None if len(rows) == len(call.streams) else rows, own)
         except ForecastImpossibleError as refused:
             for row in rows:
-                self._stream(call.streams[row]).history = History(self._depth)
+                self._stream(call.streams[row]).forget()
             return None, {s: Row(s, "full", refused.reason) for s in samples}
         by_row = likely_error(self._error(direct, output), self._error(other, direct))
         # Rows run conditioning by conditioning; a sample is as wrong as its worst row (amax keeps NaN).
@@ -366,34 +388,42 @@ class Session:
     def _full(self, call: Call, network: Network, samples: Sequence[int]) -> _Part:
         rows = call.rows_of(samples)
         keep = needs_anchor(self.config, call.progress)
-        lone = [row for row in rows if self._will_repeat_added(call, row)]
-        exact = network.full(
-            None if len(rows) == len(call.streams) else rows, keep, keep and (call.renoised or bool(lone))
-        )
-        added = _added(exact)
-        features = added if call.renoised else exact.features
-        if keep and features is not None:
-
-            def placed(tensors: Tensors, i: int) -> Tensors:
-                # Rows are copied apart, or one stream's anchor would hold the memory of the whole batch.
-                return tuple(self._place(t[i : i + 1].clone() if len(rows) > 1 else t) for t in tensors)
-
+        relates = any(self._stream(call.streams[row]).own_share > 0 for row in rows)
+        exact = network.full(None if len(rows) == len(call.streams) else rows, keep, keep and relates)
+        if keep and exact.features is not None:
             for i, row in enumerate(rows):
-                anchor = Anchor(
-                    call.time,
-                    placed(features, i),
-                    tuple(self._place(t[i : i + 1].clone()) for t in exact.output),
-                    self._latent_of(call, row, exact.output),
-                    placed(added, i) if added is not None and row in lone else None,
-                )
-                self._stream(call.streams[row]).history.record(anchor)
+                self._keep_anchor(call, self._stream(call.streams[row]), row, exact, i)
         return _Part(rows, exact.output)
 
-    def _will_repeat_added(self, call: Call, row: int) -> bool:
-        """Whether this call's anchor will be its stream's only one, with an output that is mostly noise."""
-        if call.renoised or call.latent is None or call.latent.spread >= REPEATABLE_SPREAD:
-            return False
-        return all(time == call.time for time in self._stream(call.streams[row]).history.times)
+    def _keep_anchor(self, call: Call, stream: _Stream, row: int, exact: Exact, i: int) -> None:
+        """Record what `exact` has in its row `i`, which is the batch's `row`."""
+        alone = exact.output[0].shape[0] == 1
+        features = tuple(f[i : i + 1] for f in exact.features or ())
+        embedded = None if exact.embedded is None else tuple(e[i : i + 1] for e in exact.embedded)
+        added = None
+        if embedded is None:
+            if call.renoised:  # the past knows nothing of the latent's noise
+                return
+            stream.keep_own(0.0)
+        elif _is_mostly_noise(call) and not call.renoised and all(t == call.time for t in stream.history.times):
+            added = tuple(f - e for f, e in zip(features, embedded, strict=True))
+        if embedded is not None and stream.own_share > 0:
+            # In the place of what is not needed any more: a video's features are large.
+            outs = embedded if alone else [None] * len(features)
+            features = tuple(
+                torch.sub(f, e, alpha=stream.own_share, out=out)
+                for f, e, out in zip(features, embedded, outs, strict=True)
+            )
+        elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch
+            features = tuple(f.clone() for f in features)
+
+        def placed(tensors: Tensors) -> Tensors:
+            return tuple(self._place(t) for t in tensors)
+
+        output = tuple(o[i : i + 1].clone() for o in exact.output)
+        latent = self._latent_of(call, row, exact.output)
+        kept_added = None if added is None else placed(added)
+        stream.history.record(Anchor(call.time, placed(features), placed(output), latent, kept_added))
 
     def _latent_of(self, call: Call, row: int, output: Tensors) -> Latent | None:
         if call.latent is None or [t.shape[1:] for t in output] != [call.latent.x.shape[1:]]:
@@ -552,16 +582,14 @@ def _is_verifiable(history: History, call: Call) -> bool:
     if call.latent is None:
         return sum(t != call.time for t in history.times) >= ANCHORS_TO_FORECAST
     if history.lone is not None:
-        repeatable = history.lone.added is not None or call.latent.spread >= REPEATABLE_SPREAD
+        repeatable = history.lone.added is not None or not _is_mostly_noise(call)
         return repeatable and history.has_latents and not call.renoised and history.lone.time != call.time
     return len(history) >= ANCHORS_TO_FORECAST
 
 
-def _added(exact: Exact) -> Tensors | None:
-    """What the blocks added to the embedded input; takes the place of that, a video's features being large."""
-    if exact.features is None or exact.embedded is None:
-        return None
-    return tuple(torch.sub(f, e, out=e) for f, e in zip(exact.features, exact.embedded, strict=True))
+def _is_mostly_noise(call: Call) -> bool:
+    """Whether the call's output is little but the noise of its latent."""
+    return call.latent is not None and call.latent.spread < MOSTLY_NOISE_SPREAD
 
 
 def _forecast_output(

@@ -47,10 +47,10 @@ class FakeNetwork:
             embedded = (torch.full_like(values, self.embedded),)
         return Exact((values.clone(),) if keep_features else None, (values,), embedded)
 
-    def speculate(self, features, rows, relative=()):
+    def speculate(self, features, rows, own_shares=()):
         if self.refuse:
             raise ForecastImpossibleError(self.refuse)
-        self.given = (features, relative)
+        self.given = (features, own_shares)
         self.speculated_rows.append(rows)
         return (self._values(rows),)
 
@@ -206,7 +206,7 @@ def test_a_batch_that_cannot_be_taken_apart_is_computed_whole():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_not_a_number_is_a_rejection(bad):
     class Broken(FakeNetwork):
-        def speculate(self, features, rows, relative=()):
+        def speculate(self, features, rows, own_shares=()):
             return (torch.full((1, 4), bad),)
 
     session = Session(replace(REUSE, threshold=1e6), HEADER)
@@ -225,7 +225,7 @@ def test_a_rejection_teaches_which_way_to_trust(truth, answer):
     full = {"verified": 2.0, "direct": 1.0, "between": 1.25}[truth]
 
     class TwoWays(FakeNetwork):
-        def speculate(self, features, rows, relative=()):
+        def speculate(self, features, rows, own_shares=()):
             return (torch.full((1, 4), 2.0),)
 
     session = Session(replace(REUSE, threshold=0.4), HEADER)
@@ -289,9 +289,9 @@ def test_speedup_is_what_the_calls_would_have_cost_over_what_they_did():
             clock.now += 10
             return super().full(rows, keep_features, keep_embedded)
 
-        def speculate(self, features, rows, relative=()):
+        def speculate(self, features, rows, own_shares=()):
             clock.now += 1
-            return super().speculate(features, rows, relative)
+            return super().speculate(features, rows, own_shares)
 
     session = Session(replace(REUSE, threshold=0.15), HEADER, clock=clock)
     for i, time in enumerate([8.0, 9.0, 10.0, 11.0, 12.0]):
@@ -413,27 +413,45 @@ def test_one_anchor_is_not_enough_where_a_repetition_cannot_be_judged(first, sec
 
 def test_where_the_output_is_mostly_noise_one_anchor_is_repeated_on_the_embedded_input():
     """Features of 4, of which 1 is the embedded input's. The output of 4 is half the latent, 3, and 2.5, which weighs
-    twice as much at the second call's noise level: at a latent of 7 another 8.5 follows. The last block says 8."""
+    twice as much at the second call's noise level: at a latent of 7 another 8.5 follows. The last block says 8, and
+    four tenths of the answer is the direct forecast."""
     session = Session(replace(ONCE, threshold=1.0), HEADER)
     session.evaluate(call_at(2.0, 0, x=3.0, spread=0.1), FakeNetwork(2.0, 1, lambda t, r: 4.0, embedded=1.0))
     network = FakeNetwork(1.0, 1, lambda t, r: 8.0)
     (output,) = session.evaluate(call_at(1.0, 1, x=7.0, spread=0.2), network)
-    ((features,), relative) = network.given
+    ((features,), own_shares) = network.given
     assert torch.equal(features, torch.full((1, 4), 3.0))
-    assert list(relative) == [True]
+    assert list(own_shares) == [1.0]
     assert errors(session)[1] == pytest.approx(math.sqrt(0.5 / 8 * 4.5 / 8.5))
-    assert torch.equal(output, torch.full((1, 4), 8.0))
+    torch.testing.assert_close(output, torch.full((1, 4), 8.0 + 0.4 * 0.5))
 
 
-def test_with_a_second_anchor_features_are_forecast_as_they_are():
+@pytest.mark.parametrize(
+    ("spread", "embedded", "forecast", "own_share"),
+    [(0.1, 1.0, 7.6, 0.4), (0.1, None, 8.0, 0.0), (1.0, 1.0, 8.0, 0.0)],
+    ids=["mostly noise", "mostly noise, not embedded", "flow"],
+)
+def test_with_a_second_anchor_features_hold_a_share_of_the_own_latent_where_it_is_mostly_noise(
+    spread, embedded, forecast, own_share
+):
+    """Features of 8, of which 1 is the embedded input's: four tenths of that are left out, to be this call's own."""
     session = Session(replace(ONCE, threshold=0.05), HEADER)
     for i, value in enumerate((4.0, 8.0, 8.0)):  # the repetition is far off and computed
+        network = FakeNetwork(2.0 - i, 1, lambda t, r, value=value: value, embedded=embedded)
+        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=spread), network)
+    assert [call.outcome for call in session.record().calls][1] in ("full", "rejected")
+    ((features,), own_shares) = network.given
+    torch.testing.assert_close(features, torch.full((1, 4), forecast))
+    assert list(own_shares) == [own_share]
+
+
+def test_what_a_stream_keeps_is_settled_by_its_first_call():
+    """At the end of a run the output is noise no longer; anchors of two kinds could not be combined."""
+    session = Session(replace(ONCE, threshold=0.05), HEADER)
+    for i, (value, spread) in enumerate([(4.0, 0.1), (8.0, 0.1), (8.0, 2.0)]):
         network = FakeNetwork(2.0 - i, 1, lambda t, r, value=value: value, embedded=1.0)
-        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=0.1), network)
-    assert [call.outcome for call in session.record().calls][:2] == ["full", "rejected"]
-    ((features,), relative) = network.given
-    assert torch.equal(features, torch.full((1, 4), 8.0))
-    assert not any(relative)
+        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=spread), network)
+    assert list(network.given[1]) == [0.4]
 
 
 def test_samples_with_one_anchor_and_with_two_share_a_batch():
@@ -444,9 +462,9 @@ def test_samples_with_one_anchor_and_with_two_share_a_batch():
         latent = Latent(torch.full((2, 4), 3.0), 0.5, 0.1)
         network = FakeNetwork(3.0 - i, 2, lambda t, r: 8.0 if r == 0 and t < 3 else 4.0, embedded=1.0)
         session.evaluate(Call(3.0 - i, 1.0, i, 0.0, 2, streams, latent=latent), network)
-    ((features,), relative) = network.given
-    assert list(relative) == [False, True]
-    assert features[:, 0].tolist() == [8.0, 3.0]
+    ((features,), own_shares) = network.given
+    assert list(own_shares) == [0.4, 1.0]
+    torch.testing.assert_close(features[:, 0], torch.tensor([7.6, 3.0]))
 
 
 def two_full_calls(config, latents, carry=0.5):
@@ -497,9 +515,9 @@ class Renoised(FakeNetwork):
         self.asked_relative.append(keep_embedded)
         return super().full(rows, keep_features, keep_embedded)
 
-    def speculate(self, features, rows, relative=()):
-        self.asked_relative.append(relative == [True])
-        return super().speculate(features, rows, relative)
+    def speculate(self, features, rows, own_shares=()):
+        self.asked_relative.append(own_shares == [1.0])
+        return super().speculate(features, rows, own_shares)
 
 
 def test_fresh_noise_in_the_latent_is_no_forecast_error():

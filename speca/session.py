@@ -120,11 +120,16 @@ class Call:
 
 
 class _Stream:
-    """One stream's state. `own_share` of the embedded input is not in the anchors' features, but each call's own."""
+    """One stream's state.
+
+    mostly_noise: what the output was at the stream's first call. Later calls may differ, but not the kind of anchors.
+    own_share: of the embedded input, which is not in the anchors' features but each call's own.
+    """
 
     def __init__(self, depth: int, mostly_noise: bool) -> None:
         self._depth = depth
         self.history = History(depth)
+        self.mostly_noise = mostly_noise
         self.own_share = OWN_SHARE if mostly_noise else 0.0
         self.calls = 0
         self.in_a_row = 0
@@ -251,7 +256,7 @@ class Session:
         streams = [self._stream(call.streams[row]) for row in call.rows_of([sample])]
         return Situation(
             calls=min(s.calls for s in streams),
-            verifiable=all(_is_verifiable(s.history, call) for s in streams),
+            verifiable=all(_is_verifiable(s, call) for s in streams),
             in_a_row=max(s.in_a_row for s in streams),
             progress=call.progress,
             expected_error=max(s.expected_error(call) for s in streams),
@@ -388,11 +393,12 @@ class Session:
     def _full(self, call: Call, network: Network, samples: Sequence[int]) -> _Part:
         rows = call.rows_of(samples)
         keep = needs_anchor(self.config, call.progress)
-        relates = any(self._stream(call.streams[row]).own_share > 0 for row in rows)
+        streams = [self._stream(call.streams[row]) for row in rows]
+        relates = any(stream.own_share > 0 or stream.mostly_noise for stream in streams)
         exact = network.full(None if len(rows) == len(call.streams) else rows, keep, keep and relates)
         if keep and exact.features is not None:
-            for i, row in enumerate(rows):
-                self._keep_anchor(call, self._stream(call.streams[row]), row, exact, i)
+            for i, (stream, row) in enumerate(zip(streams, rows, strict=True)):
+                self._keep_anchor(call, stream, row, exact, i)
         return _Part(rows, exact.output)
 
     def _keep_anchor(self, call: Call, stream: _Stream, row: int, exact: Exact, i: int) -> None:
@@ -405,7 +411,7 @@ class Session:
             if call.renoised:  # the past knows nothing of the latent's noise
                 return
             stream.keep_own(0.0)
-        elif _is_mostly_noise(call) and not call.renoised and all(t == call.time for t in stream.history.times):
+        elif stream.mostly_noise and not call.renoised and all(t == call.time for t in stream.history.times):
             added = tuple(f - e for f, e in zip(features, embedded, strict=True))
         if embedded is not None and stream.own_share > 0:
             # In the place of what is not needed any more: a video's features are large.
@@ -573,16 +579,17 @@ def _carried(accumulated: float, call: Call) -> float:
     return accumulated if call.renoised else CARRIED_GROWTH * accumulated
 
 
-def _is_verifiable(history: History, call: Call) -> bool:
-    """Whether the anchors are enough to forecast from and to check with.
+def _is_verifiable(stream: _Stream, call: Call) -> bool:
+    """Whether the stream's anchors are enough to forecast from and to check with.
 
     An anchor at the call's own time needs a latent to be of use, and so does a lone one: a repeated output would
     have nothing but itself to be held against.
     """
+    history = stream.history
     if call.latent is None:
         return sum(t != call.time for t in history.times) >= ANCHORS_TO_FORECAST
     if history.lone is not None:
-        repeatable = history.lone.added is not None or not _is_mostly_noise(call)
+        repeatable = history.lone.added is not None or not stream.mostly_noise
         return repeatable and history.has_latents and not call.renoised and history.lone.time != call.time
     return len(history) >= ANCHORS_TO_FORECAST
 

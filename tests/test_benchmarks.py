@@ -522,21 +522,43 @@ def test_variants_of_judging_differ_and_leave_speca_as_it_was(tiny, case):
     assert sum(errors[by_growth[0]]) < sum(errors[by_growth[-1]])
 
 
-def test_first_calls_are_altered_and_left_as_they_were(tiny, case, monkeypatch):
+def test_more_computed_calls_at_the_start_are_slower(tiny, case, monkeypatch):
     import ablation
     import first_calls
     from methods import Uncached
     from sampling import batch_of
 
-    import speca.session
-
-    spread = speca.session.MOSTLY_NOISE_SPREAD
     monkeypatch.setattr(ablation, "THRESHOLDS", (1e6,))
     batch = batch_of(tiny, 2)
     reference = Uncached().run(tiny, case, batch)
     speeds = {a.name[0]: ablation.curve(tiny, case, batch, reference, a)[0].speedup for a in first_calls.ALTERATIONS}
     assert speeds["1"] > speeds["2"] > speeds["3"] > 1
-    assert spread == speca.session.MOSTLY_NOISE_SPREAD
+
+
+def test_where_noise_is_predicted_is_altered_and_left_as_it_was(tiny, case, monkeypatch):
+    """The tiny model predicts a flow: as built it is treated as if that were done nowhere."""
+    import ablation
+    import noise_predicted
+    from methods import Uncached
+    from sampling import batch_of
+
+    import speca.session
+
+    def constants() -> tuple:
+        return speca.session.MOSTLY_NOISE_SPREAD, speca.session.OWN_SHARE, speca.session.DIRECT_SHARE
+
+    before = constants()
+    monkeypatch.setattr(ablation, "THRESHOLDS", (1e6,))
+    batch = batch_of(tiny, 2)
+    reference = Uncached().run(tiny, case, batch)
+    found = {
+        a.name: ablation.curve(tiny, case, batch, reference, a)[0].psnr
+        for a in (*noise_predicted.ALTERATIONS[:3], noise_predicted.ALTERATIONS[-1])
+    }
+    nowhere, lone, direct, built = found.values()
+    assert built == nowhere
+    assert len({nowhere, lone, direct}) == 3
+    assert constants() == before
 
 
 def test_a_forecast_bound_to_fail_is_tried_or_not(tiny, monkeypatch):

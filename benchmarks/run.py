@@ -40,7 +40,7 @@ SAMPLES = 16
 QUICK_SAMPLES = {"hunyuan_video": 2}
 QUICK_SAMPLES_ELSEWHERE = 4
 QUICK_LEAVES_OUT = ("lazycache", "taylor_blocks")
-TIMING_ROUNDS = 3
+TIMING_ROUNDS = 9
 
 COLUMNS = (
     *("model", "depth", "steps", "sampler", "scheduler", "cfg", "method", "family", "label", "samples"),
@@ -217,8 +217,10 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
     print(f"{subject.name} {case.key}: {len(wanted)} settings in {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def time_cell(subject: Any, cell: Cell, methods: list[str], samples: int, rounds: int, table: Table) -> None:
-    """Seconds of all settings of a cell whose rows in the table lack them."""
+def time_cell(
+    subject: Any, cell: Cell, methods: list[str], again: list[str], samples: int, rounds: int, table: Table
+) -> None:
+    """Seconds of all settings of a cell whose rows in the table lack them, or whose method is timed `again`."""
     from methods import METHODS
 
     identity = identity_of(subject, cell.case, samples)
@@ -228,7 +230,9 @@ def time_cell(subject: Any, cell: Cell, methods: list[str], samples: int, rounds
         for setting in METHODS[name].settings(False)
         if setting.fits(cell.case)
     ]
-    untimed = {setting: row for setting, row in found if row is not None and not row["seconds"]}
+    untimed = {
+        setting: row for setting, row in found if row is not None and (not row["seconds"] or row["method"] in again)
+    }
     if not untimed:
         return
     began = time.perf_counter()
@@ -283,6 +287,7 @@ def main() -> None:
     parser.add_argument("--full-grid", action="store_true", help="every sampler x scheduler x guidance; a day")
     parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, quick {QUICK_SAMPLES_ELSEWHERE} or fewer")
     parser.add_argument("--again", type=listed(str), default=[], metavar="METHODS", help="measure these again")
+    parser.add_argument("--time-again", type=listed(str), default=[], metavar="METHODS", help="only their seconds")
     parser.add_argument("--short", action="store_true", help="fewer settings per method everywhere")
     parser.add_argument("--no-timing", action="store_true")
     parser.add_argument("--rounds", type=int, default=TIMING_ROUNDS, help=f"of timing; default {TIMING_ROUNDS}")
@@ -376,7 +381,8 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
         rounds = 1 if options.quick else options.rounds
         for cell in cells:
             if cell.thorough and (not options.quick or cell.case.steps == options.steps[-1]):
-                time_cell(subjects[cell.model], cell, methods, samples_of(cell.model), rounds, table)
+                samples = samples_of(cell.model)
+                time_cell(subjects[cell.model], cell, methods, options.time_again, samples, rounds, table)
 
 
 def note_run(out: Path, options: argparse.Namespace, subjects: dict[str, Any]) -> None:

@@ -308,6 +308,23 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(tiny, case):
     assert torch.allclose(together, alone, atol=1e-4)
 
 
+def test_seconds_alone_can_be_measured_again(tiny, tmp_path, monkeypatch):
+    import run
+    from sampling import Case
+
+    table = run.Table(tmp_path / "benchmark.csv")
+    cell = run.Cell("tiny_flux", Case(steps=6), thorough=True)
+    methods = ["fewer_steps", "taylor_last"]
+    run.measure(tiny, cell, methods, samples=2, short=True, table=table)
+    run.time_cell(tiny, cell, methods, [], samples=2, rounds=1, table=table)
+    before = [dict(row) for row in table.rows]
+    monkeypatch.setattr(run, "time_settings", lambda subject, case, settings, *_: {s: (1.0, 2.0) for s in settings})
+    run.time_cell(tiny, cell, methods, ["taylor_last"], samples=2, rounds=1, table=table)
+    for was, row in zip(before, run.Table(tmp_path / "benchmark.csv").rows, strict=True):
+        timed = {"seconds": "1", "native_seconds": "2", "measured_speedup": "2"}
+        assert row == (was | timed if row["method"] == "taylor_last" else was)
+
+
 def test_harness_measures_resumes_and_reports(tiny, tmp_path):
     import run
     import summary
@@ -317,7 +334,7 @@ def test_harness_measures_resumes_and_reports(tiny, tmp_path):
     cell = run.Cell("tiny_flux", Case(steps=6), thorough=True)
     methods = ["fewer_steps", "taylor_last", "speca"]
     run.measure(tiny, cell, methods[:2], samples=2, short=True, table=table)
-    run.time_cell(tiny, cell, methods[:1], samples=2, rounds=1, table=table)
+    run.time_cell(tiny, cell, methods[:1], [], samples=2, rounds=1, table=table)
     n_rows = len(table.rows)
     again = run.Table(tmp_path / "benchmark.csv")
     run.measure(tiny, cell, methods, samples=2, short=True, table=again)

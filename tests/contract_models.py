@@ -217,7 +217,6 @@ def build(name: str, *, batch: int = 1, **config: Any) -> TinyModel:
 
 
 def _from_spec(spec: Spec, batch: int, config: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> TinyModel:
-    import comfy.model_patcher
     import comfy.supported_models
 
     model_config = getattr(comfy.supported_models, spec.model_class)(dict(spec.config) | config)
@@ -226,10 +225,8 @@ def _from_spec(spec: Spec, batch: int, config: dict[str, Any], state_dict: dict[
     _shrink_encoders(model.diffusion_model)
     tiny_models.randomise(model.diffusion_model)
     _fill_rotary_frequencies(model.diffusion_model)
-    cpu = torch.device("cpu")
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
     latent = {"samples": torch.zeros((batch, *spec.latent[1:]))}
-    return TinyModel(patcher, latent, spec.prompt.encode(100), spec.prompt.encode(200), spec.cfg)
+    return TinyModel(tiny_models.patcher_of(model), latent, spec.prompt.encode(100), spec.prompt.encode(200), spec.cfg)
 
 
 def _stable_audio_state_dict() -> dict[str, torch.Tensor]:

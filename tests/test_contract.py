@@ -122,7 +122,7 @@ def snapshot(patcher: Any) -> dict[str, Any]:
     """Everything about a model that a run must leave as it was."""
     network = patcher.model.diffusion_model
     return {
-        "weights": {name: value.clone() for name, value in network.state_dict().items()},
+        "weights": {name: value.cpu().clone() for name, value in network.state_dict().items()},
         "forwards": {name: module.__dict__.get("forward") for name, module in network.named_modules()},
         "attributes": {name: sorted(module.__dict__) for name, module in network.named_modules()},
         "hooks": {name: len(module._forward_pre_hooks) for name, module in network.named_modules()},

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import contract_models
+import tiny_models
 from test_contract import ACCEPT, REJECT, attached, outcomes, record_of, sample
 
 pytestmark = [pytest.mark.comfy, pytest.mark.gpu]
@@ -19,6 +20,17 @@ pytestmark = [pytest.mark.comfy, pytest.mark.gpu]
 @pytest.fixture(scope="module", params=["flux", "hunyuan_video", "wan21", "sd3", "dit"])
 def tiny(request: pytest.FixtureRequest, comfy: None) -> Any:
     return contract_models.build(request.param)
+
+
+def test_the_network_runs_on_the_card(tiny: Any) -> None:
+    seen: set[str] = set()
+    network = tiny.model_patcher.model.diffusion_model
+    handle = network.register_forward_pre_hook(lambda module, args: seen.add(args[0].device.type))
+    try:
+        sample(tiny, attached(tiny.model_patcher, **ACCEPT))
+    finally:
+        handle.remove()
+    assert seen == {"cuda"}
 
 
 def test_threshold_zero_and_rejecting_everything_are_the_unpatched_model(tiny: Any) -> None:
@@ -47,3 +59,36 @@ def test_a_run_leaves_no_memory_behind(tiny: Any) -> None:
     sample(tiny, patcher)
     assert record_of(patcher).totals.cache_bytes > 0
     assert torch.cuda.memory_allocated() <= before
+
+
+@pytest.mark.parametrize("weights", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("name", ["flux", "hunyuan_video"])
+def test_weights_as_people_load_them(name: str, weights: torch.dtype, comfy: None) -> None:
+    """Half precision, and eight bits computed in bfloat16."""
+    tiny = tiny_models.build(name, dtype=weights)
+    plain = sample(tiny)
+    assert torch.isfinite(plain).all()
+    for settings in ({"threshold": 0.0}, REJECT):
+        assert torch.equal(sample(tiny, attached(tiny.model_patcher, **settings)), plain)
+    patcher = attached(tiny.model_patcher, **ACCEPT)
+    assert torch.isfinite(sample(tiny, patcher)).all()
+    assert "accepted" in outcomes(patcher)
+
+
+def test_weights_that_stay_in_system_memory(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI's --novram: every layer fetches its weights when it is called."""
+    import comfy.model_management
+
+    everything_on_the_card = sample(tiny, attached(tiny.model_patcher, **ACCEPT))
+    comfy.model_management.unload_all_models()
+    monkeypatch.setattr(comfy.model_management, "vram_state", comfy.model_management.VRAMState.NO_VRAM)
+    try:
+        plain = sample(tiny)
+        assert tiny.model_patcher.model.model_lowvram
+        assert torch.equal(sample(tiny, attached(tiny.model_patcher, **REJECT)), plain)
+        patcher = attached(tiny.model_patcher, **ACCEPT)
+        assert torch.equal(sample(tiny, patcher), everything_on_the_card)
+        assert "accepted" in outcomes(patcher)
+    finally:
+        monkeypatch.undo()
+        comfy.model_management.unload_all_models()

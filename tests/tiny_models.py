@@ -584,26 +584,32 @@ def build(
     dtype: torch.dtype = torch.float32,
     *,
     batch: int = 1,
-    device: str | torch.device = "cpu",
     **config: Any,
 ) -> TinyModel:
     """The tiny model `name` of `SPECS` with weights from `seed`, an empty latent of `batch` samples and two prompts.
 
     `config` overrides single entries of the network's configuration, for instance `depth_single_blocks=12`.
     """
-    import comfy.model_patcher
     import comfy.supported_models
 
     spec = SPECS[name]
     model_config = getattr(comfy.supported_models, spec.model_class)(dict(spec.config) | config)
-    model_config.set_inference_dtype(dtype, None)
+    computed_in = torch.bfloat16 if dtype.itemsize == 1 else None  # no arithmetic in eight bits
+    model_config.set_inference_dtype(dtype, computed_in)
     model = model_config.get_model({}, "", device=torch.device("cpu"))
     model.to(dtype)
     randomise(model.diffusion_model, seed)
-    device = torch.device(device)
-    patcher = comfy.model_patcher.ModelPatcher(model.to(device), load_device=device, offload_device=device)
     latent = {"samples": torch.zeros((batch, *spec.latent[1:]))}
-    return TinyModel(patcher, latent, spec.prompt.encode(100), spec.prompt.encode(200), spec.cfg)
+    return TinyModel(patcher_of(model), latent, spec.prompt.encode(100), spec.prompt.encode(200), spec.cfg)
+
+
+def patcher_of(model: Any) -> ModelPatcher:
+    """As ComfyUI's loaders make one: the weights wait in system memory and run where ComfyUI runs models."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
 
 
 def ksample(

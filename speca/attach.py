@@ -13,9 +13,9 @@ from __future__ import annotations
 import bisect
 import functools
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from .adapters import NotThisArchitectureError, recognise
-from .adapters.base import Anatomy, exchanged_forward, is_batched
+from .adapters.base import Anatomy, BlockList, exchanged_forward, exchanged_forwards, is_batched
 from .adapters.generic import prove
 from .config import SpeCaConfig
 from .events import Listener, Origin, RunHeader, RunRecord, Status
@@ -215,6 +215,7 @@ class _Run:
         self.path = path
         self._sigmas = sigmas
         self._anatomies: dict[int, tuple[nn.Module, Anatomy]] = {}
+        self._entries: dict[Hashable, _Entry] = defaultdict(_Entry)
 
     def anatomy_of(self, network: nn.Module) -> Anatomy:
         """Found once a run for each network: several devices have a copy each. Raises NotThisArchitectureError."""
@@ -235,7 +236,9 @@ class _Run:
         except NotThisArchitectureError as missing:
             self.session.go_native(str(missing))
             return forwards.full(*args, **kwargs)
-        network = _BoundNetwork(anatomy, forwards, args, kwargs, len(call.streams), splittable)
+        added_to = kwargs.get("control") is not None or _patch_signature(kwargs.get("transformer_options", {}))
+        entry = _Entry(False) if added_to or forwards.compiled else self._entries[call.kind]
+        network = _BoundNetwork(anatomy, forwards, args, kwargs, len(call.streams), splittable, entry)
         return network.restore(self.session.evaluate(call, network))
 
     def _describe(self, model: Any, latent_in: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, bool]:
@@ -288,9 +291,19 @@ def _proved(
     def bind(anatomy: Anatomy) -> _BoundNetwork:
         own_args = tuple(copied(a) for a in args)
         own_kwargs = {k: v if k == "transformer_options" else copied(v) for k, v in kwargs.items()}
-        return _BoundNetwork(anatomy, forwards, own_args, own_kwargs, n_rows, splittable=False)
+        return _BoundNetwork(anatomy, forwards, own_args, own_kwargs, n_rows, False, _Entry(False))
 
     return prove(uncompiled(model.diffusion_model), proposed, bind)
+
+
+@dataclass
+class _Entry:
+    """Whether what enters a network's first block is what reaches its last one when all blocks are skipped.
+
+    It is where there is one list of blocks and nothing is added on the way. None until it was seen in one call.
+    """
+
+    is_embedded: bool | None = None
 
 
 class _BoundNetwork:
@@ -304,49 +317,67 @@ class _BoundNetwork:
         kwargs: dict[str, Any],
         n_rows: int,
         splittable: bool,
+        entry: _Entry,
     ) -> None:
         self._anatomy = anatomy
         self._forwards = forwards
         self._args = args
         self._kwargs = kwargs
         self._n_rows = n_rows
+        self._entry = entry
         self.splittable = splittable
         x = args[0]
         self.device = (x[0] if isinstance(x, (list, tuple)) else x).device
         self._output_type: type | None = None
 
     def full(self, rows: Sequence[int] | None, keep_features: bool, keep_embedded: bool = False) -> Exact:
+        first_stage, first = self._anatomy.skipped[0]
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        entering: list[Tensors | None] = []
         kept: list[Tensors | None] = []
         n_rows = self._n_rows if rows is None else len(rows)
 
-        def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def copies(stage: BlockList, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensors | None:
             needed = stage.needed(block, args, kwargs)
-            usable = is_batched(needed, n_rows)
-            kept.append(tuple(t.detach().clone() for t in needed) if usable else None)  # blocks work in place
+            if not is_batched(needed, n_rows):
+                return None
+            return tuple(t.detach().clone() for t in needed)  # blocks work in place
+
+        def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            entering.append(copies(first_stage, first, args, kwargs))
+
+        def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept.append(copies(stage, block, args, kwargs))
 
         def note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if kept:  # what runs after the verification block cannot be skipped
                 kept.append(None)
 
         with ExitStack() as stack:
+            if keep_embedded and self._entry.is_embedded is not False:
+                stack.enter_context(_tapped(first, enter, self._forwards.compiled))
             if keep_features:
                 stack.enter_context(_tapped(block, keep, self._forwards.compiled))
                 for _, helper in self._anatomy.helpers:
                     stack.enter_context(_tapped(helper, note, self._forwards.compiled))
             output = self._run(rows)
         features = kept[0] if len(kept) == 1 else None
-        embedded = self._embedded(rows) if features is not None and keep_embedded else None
+        embedded = None
+        if features is not None and keep_embedded:
+            embedded = self._embedded(rows, entering[0] if len(entering) == 1 else None)
         if features is None or embedded is None or [t.shape for t in embedded] != [f.shape for f in features]:
             return Exact(features, output)
         return Exact(features, output, embedded)
 
-    def _embedded(self, rows: Sequence[int] | None) -> Tensors | None:
-        """What reaches the verification block when all blocks are skipped.
+    def _embedded(self, rows: Sequence[int] | None, entering: Tensors | None) -> Tensors | None:
+        """What reaches the verification block when all blocks are skipped; `entering` is what entered the first one.
 
-        How a network joins its embedded inputs into its last stage is its own affair, so it is let do it.
+        How a network joins its embedded inputs into its last stage is its own affair, so it is let do it, unless it was
+        seen to do nothing.
         """
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        if entering is not None and self._entry.is_embedded:
+            return entering
         arrived: list[Tensors] = []
         untouched = stage.untouched(block)
 
@@ -356,14 +387,15 @@ class _BoundNetwork:
 
         with self._blocks_skipped(), exchanged_forward(block, note):
             self._run(rows, skipping=True)
-        return arrived[0] if len(arrived) == 1 else None
+        if len(arrived) != 1:
+            return None
+        if entering is not None:
+            same_shapes = [t.shape for t in entering] == [t.shape for t in arrived[0]]
+            self._entry.is_embedded = same_shapes and all(map(torch.equal, entering, arrived[0]))
+        return arrived[0]
 
-    @contextmanager
-    def _blocks_skipped(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for stage, block in (*self._anatomy.skipped, *self._anatomy.helpers):
-                stack.enter_context(exchanged_forward(block, stage.untouched(block)))
-            yield
+    def _blocks_skipped(self) -> AbstractContextManager[None]:
+        return exchanged_forwards(self._anatomy.untouched)
 
     def speculate(self, features: Tensors, rows: Sequence[int] | None, own_shares: Sequence[float] = ()) -> Tensors:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage

@@ -201,7 +201,9 @@ class Session:
         self._streams: dict[Hashable, _Stream] = {}
         self._calls: list[CallRecord] = []
         self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
-        self._call_kinds: list[Hashable] = []
+        self._call_kinds: Counter[Hashable] = Counter()
+        self._outcomes: Counter[str] = Counter()
+        self._seconds_in_calls = 0.0
         self._began: float | None = None
         self._ended = 0.0
         self._cache_bytes = 0
@@ -463,7 +465,8 @@ class Session:
             self._ended = ended
             if all_full:
                 self._full_costs[call.kind].append(full_seconds)
-            self._call_kinds.append(call.kind)
+            self._call_kinds[call.kind] += 1
+            self._seconds_in_calls += ended - began
             self._cache_bytes = max(self._cache_bytes, sum(s.history.nbytes for s in self._streams.values()))
             record = CallRecord(
                 call=len(self._calls),
@@ -476,19 +479,19 @@ class Session:
                 window=call.window,
             )
             self._calls.append(record)
+            self._outcomes[record.outcome] += 1
             totals = self.totals()
         self._tell("call_made", self.header, record, totals)
 
     def totals(self) -> Totals:
         """Counts so far. A call counts as its dearest outcome: one rejected sample makes it a rejected call."""
         with self._lock:
-            counts = Counter(call.outcome for call in self._calls)
             seconds = self._ended - self._began if self._began is not None else 0.0
             return Totals(
                 calls=len(self._calls),
-                full=counts["full"],
-                accepted=counts["accepted"],
-                rejected=counts["rejected"],
+                full=self._outcomes["full"],
+                accepted=self._outcomes["accepted"],
+                rejected=self._outcomes["rejected"],
                 seconds=seconds,
                 speedup=self._speedup(seconds),
                 cache_bytes=self._cache_bytes,
@@ -501,9 +504,8 @@ class Session:
             return None
         medians = {kind: statistics.median(costs) for kind, costs in self._full_costs.items()}
         fallback = statistics.median(cost for costs in self._full_costs.values() for cost in costs)
-        native = sum(medians.get(kind, fallback) for kind in self._call_kinds)
-        in_calls = sum(call.ms for call in self._calls) / 1000
-        return (seconds - in_calls + native) / seconds
+        native = sum(n * medians.get(kind, fallback) for kind, n in self._call_kinds.items())
+        return (seconds - self._seconds_in_calls + native) / seconds
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -188,6 +188,7 @@ ADDITIONAL: dict[str, Spec] = {
             "audio_model": "dit1.0",
             "embed_dim": 64,
             "cond_token_dim": 768,
+            "project_cond_tokens": True,  # or there were more heads of keys than of queries
             "global_cond_dim": 1536,
             "depth": 3,
             "num_heads": 2,
@@ -255,7 +256,7 @@ class _Motion(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.empty(512, 3))
 
     def get_motion(self, faces: torch.Tensor) -> torch.Tensor:
-        return faces.mean(dim=(2, 3)) @ self.weight.T
+        return faces.mean(dim=(2, 3)) @ self.weight.T.to(faces)
 
 
 def _shrink_encoders(network: Any) -> None:

@@ -50,12 +50,12 @@ class Chain(nn.Module):
 def bound(network: nn.Module, stage: Any, *args: Any, also_skipped: Any = (), **kwargs: Any) -> Any:
     """`_BoundNetwork` over one call of `network`, with what `stage` states of its blocks."""
     from speca.adapters.base import Architecture, find_anatomy
-    from speca.attach import _BoundNetwork, _Forwards
+    from speca.attach import _BoundNetwork, _Entry, _Forwards
 
     architecture = Architecture("test", "Test", (), (stage,), also_skipped=also_skipped)
     latent = args[0][0] if isinstance(args[0], list) else args[0]
     anatomy = find_anatomy(architecture, network)
-    return _BoundNetwork(anatomy, _Forwards.of(network), args, kwargs, latent.shape[0], True)
+    return _BoundNetwork(anatomy, _Forwards.of(network), args, kwargs, latent.shape[0], True, _Entry())
 
 
 class TestBlockList:

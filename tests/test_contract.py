@@ -119,7 +119,7 @@ class Work:
 
 
 def snapshot(patcher: Any) -> dict[str, Any]:
-    """Everything about a model that a run must leave as it was."""
+    """Everything about a model that a run must leave as it was. ComfyUI marks what it loads, so it must have run."""
     network = patcher.model.diffusion_model
     return {
         "weights": {name: value.cpu().clone() for name, value in network.state_dict().items()},
@@ -173,7 +173,7 @@ def exact_and_repeated(
     share of the embedded input that they are to be put on.
     """
     from speca.adapters import recognise
-    from speca.attach import _BoundNetwork, _Forwards, copied
+    from speca.attach import _BoundNetwork, _Entry, _Forwards, copied
 
     found: list[tuple[Any, Any, bool]] = []
 
@@ -181,7 +181,7 @@ def exact_and_repeated(
         inputs = {k: v for k, v in kwargs.items() if k != "transformer_options"}
         before = copied([list(args), inputs])
         forwards = _Forwards(native, native, False)
-        bound = _BoundNetwork(recognise(network), forwards, args, kwargs, args[0].shape[0], True)
+        bound = _BoundNetwork(recognise(network), forwards, args, kwargs, args[0].shape[0], True, _Entry())
         exact = bound.full(None, True, keep_embedded=own_share is not None)
         assert exact.features is not None
         given, shares = exact.features, []
@@ -228,6 +228,29 @@ class TestContract:
                 assert all(distance(b, a) < 1e-4 for a, b in zip(full, repeated, strict=True))
                 assert unchanged
 
+    def test_the_embedded_input_is_the_same_wherever_it_is_found(self, subject: Subject) -> None:
+        """At the first block, once that was seen to be right, or at the last one with all others left out."""
+        from speca.adapters import recognise
+        from speca.attach import _BoundNetwork, _Entry, _Forwards
+
+        entry, calls = _Entry(), []
+
+        def action(network: nn.Module, native: Any, args: Any, kwargs: Any) -> None:
+            def embedded(entry: Any) -> Any:
+                anatomy, forwards = recognise(network), _Forwards(native, native, False)
+                bound = _BoundNetwork(anatomy, forwards, args, kwargs, args[0].shape[0], True, entry)
+                return bound.full(None, True, keep_embedded=True).embedded
+
+            at_the_last = embedded(_Entry(False))
+            calls.append(same(embedded(entry), at_the_last) and same(embedded(entry), at_the_last))
+
+        with in_each_call(subject.tiny.model_patcher, action) as patcher:
+            sample(subject.tiny, patcher, steps=2)
+        assert calls
+        assert all(calls)
+        if subject.name in ("dit", "flux"):  # one list of blocks; two, with tensors joined between them
+            assert entry.is_embedded is (subject.name == "dit")
+
     def test_other_features_give_another_output(self, subject: Subject) -> None:
         for full, repeated, _ in exact_and_repeated(subject.tiny, lambda feature: feature.flip(-1)):
             assert distance(full[0], repeated[0]) > 1e-2
@@ -269,6 +292,7 @@ class TestContract:
             assert record_of(patcher).header.settings["noise_gain_limit"] == used
 
     def test_a_run_leaves_the_model_as_it_was(self, subject: Subject) -> None:
+        assert torch.isfinite(subject.plain).all()
         unpatched = snapshot(subject.tiny.model_patcher)
         patcher = attached(subject.tiny.model_patcher, **SOME)
         before = snapshot(patcher)
@@ -280,6 +304,7 @@ class TestContract:
     def test_an_exception_leaves_the_model_as_it_was(self, subject: Subject) -> None:
         import comfy.model_management
 
+        assert torch.isfinite(subject.plain).all()
         patcher = attached(subject.tiny.model_patcher, **REJECT)
         before = snapshot(patcher)
         _, verifying = block_list(subject.tiny)
@@ -561,7 +586,8 @@ class Residuals:
             def get_control(self, x: torch.Tensor, t: Any, cond: Any, chunks: int, options: Any) -> Any:
                 return {
                     name: [
-                        tiny_models.gaussian(*shape, seed=i).expand(x.shape[0], -1, -1) for i, shape in enumerate(of)
+                        tiny_models.gaussian(*shape, seed=i).to(x.device).expand(x.shape[0], -1, -1)
+                        for i, shape in enumerate(of)
                     ]
                     for name, of in shapes.items()
                 }
@@ -595,6 +621,20 @@ def test_control_residuals(comfy: None, name: str, residuals: Residuals) -> None
     for full, repeated, unchanged in exact_and_repeated(with_control, lambda feature: feature):
         assert torch.equal(full[0], repeated[0])
         assert unchanged
+
+
+def test_a_full_call_does_not_run_the_head_again_for_the_embedded_input(comfy: None) -> None:
+    tiny = contract_models.build("dit")
+    heads: list[int] = []
+    head = tiny.model_patcher.model.diffusion_model.final_layer
+    handle = head.register_forward_hook(lambda *_: heads.append(1))
+    patcher = attached(tiny.model_patcher, **SOME)
+    try:
+        sample(tiny, patcher)
+    finally:
+        handle.remove()
+    assert outcomes(patcher) == ["full", "full", "accepted", "full", "accepted", "full"]
+    assert len(heads) == 6 + 1  # once, to see whether it is what enters the first block
 
 
 @pytest.mark.parametrize("schedule", ["standard_static", "standard_uniform"])

@@ -12,7 +12,7 @@ import torch
 
 import contract_models
 import tiny_models
-from test_contract import ACCEPT, REJECT, attached, outcomes, record_of, sample
+from test_contract import ACCEPT, REJECT, attached, distance, outcomes, record_of, sample
 
 pytestmark = [pytest.mark.comfy, pytest.mark.gpu]
 
@@ -87,7 +87,7 @@ def test_weights_that_stay_in_system_memory(tiny: Any, monkeypatch: pytest.Monke
         assert tiny.model_patcher.model.model_lowvram
         assert torch.equal(sample(tiny, attached(tiny.model_patcher, **REJECT)), plain)
         patcher = attached(tiny.model_patcher, **ACCEPT)
-        assert torch.equal(sample(tiny, patcher), everything_on_the_card)
+        assert distance(sample(tiny, patcher), everything_on_the_card) < 1e-3
         assert "accepted" in outcomes(patcher)
     finally:
         monkeypatch.undo()

@@ -7,10 +7,10 @@ is a parameter of the block's forward that the block also returns; a skipped blo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -62,11 +62,11 @@ class BlockList:
 
     def untouched(self, block: nn.Module) -> Callable[..., Any]:
         """A forward for `block` that computes nothing and returns the carried tensors as they came."""
-        returned = self.returns or self.carried
+        returned = [(parameter, position_of(block, parameter)) for parameter in self.returns or self.carried]
         bare = len(returned) == 1 and not self.returns_tuple
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            values = tuple(argument(block, args, kwargs, parameter) for parameter in returned)
+            values = tuple([_argument(args, kwargs, parameter, position) for parameter, position in returned])
             return values[0] if bare else values
 
         return forward
@@ -142,6 +142,11 @@ class Anatomy:
     def n_blocks(self) -> int:
         return len(self.skipped) + 1
 
+    @cached_property
+    def untouched(self) -> tuple[tuple[nn.Module, Callable[..., Any]], ...]:
+        """Every block that a speculated call leaves out, with the forward that it has meanwhile."""
+        return tuple((block, stage.untouched(block)) for stage, block in (*self.skipped, *self.helpers))
+
 
 def find_anatomy(architecture: Architecture, network: nn.Module) -> Anatomy:
     """Locate the architecture's blocks in `network`. Raises `NotThisArchitectureError` saying what is missing."""
@@ -160,7 +165,12 @@ def argument(block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], para
     """What a call of the block gives `parameter`, by keyword or by position; None if it gives nothing."""
     if parameter in kwargs:
         return kwargs[str(parameter)]
-    position = position_of(block, parameter)
+    return _argument(args, kwargs, parameter, position_of(block, parameter))
+
+
+def _argument(args: Sequence[Any], kwargs: dict[str, Any], parameter: Parameter, position: int) -> Any:
+    if parameter in kwargs:
+        return kwargs[str(parameter)]
     return args[position] if position < len(args) else None
 
 
@@ -187,18 +197,27 @@ def _positions(forward: Callable[..., Any]) -> dict[str, int]:
     return {parameter.name: i for i, parameter in enumerate(parameters) if parameter.kind not in variadic}
 
 
-@contextmanager
-def exchanged_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def exchanged_forward(module: nn.Module, forward: Callable[..., Any]) -> AbstractContextManager[None]:
     """`module.forward` is `forward` inside the block; what was there before, another pack's too, is put back after."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
+    return exchanged_forwards(((module, forward),))
+
+
+@contextmanager
+def exchanged_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """As `exchanged_forward`, for many modules at once."""
+    before: list[tuple[dict[str, Any], Any]] = []
     try:
+        for module, forward in forwards:
+            attributes = module.__dict__
+            before.append((attributes, attributes.get("forward")))
+            attributes["forward"] = forward
         yield
     finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
+        for attributes, native in reversed(before):
+            if native is None:
+                del attributes["forward"]
+            else:
+                attributes["forward"] = native
 
 
 def is_batched(tensors: Sequence[Any], rows: int) -> bool:

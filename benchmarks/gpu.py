@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py                        needs a CUDA device; under eight minutes, unattended
     python benchmarks/gpu.py --device cpu --tiny    tries every line of it with tiny networks
+    python benchmarks/gpu.py --table FILE ...       a table of kept figures; of a network in several files, the first
 
 Random weights cost what trained ones cost; nothing about quality or acceptance can be read off them. For each
 network: milliseconds of an uncached step, of a full, an accepted and a rejected one with SpeCa attached, of the parts
@@ -20,7 +21,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -305,25 +306,26 @@ def _measure_calls(
         return
     figures.brief = one > SLOW_SECONDS or left < 60 * one
     rounds = 1 if figures.brief else max(1, min(5, int(left / 4 / (20 * one + 1))))
-    if not figures.brief:
-        sample(watched(patcher, clock, native), network, 3 + rounds)
-    figures.native_ms = median(native[2:] or native)
     figures.peak_bytes["native"] = _peak(device)
+    native = [native[-1]] if figures.brief else []
     shortened: list[float] = []
-    with exchanged_forwards(anatomy.untouched):
-        sample(watched(patcher, clock, shortened), network, 4 + rounds)
-    figures.last_block_ms = median(shortened[1:])
 
     times: dict[str, list[float]] = {"full": [], "accepted": [], "rejected": []}
     block_ms: list[float] = []
     _reset_peak(device)
     for n in range(rounds):
         last = n == rounds - 1
+        # In turns, or a processor that slows down for a while would tell on one kind of step alone.
+        if not figures.brief:
+            native += _native_steps(network, patcher, clock, 4)
+        with exchanged_forwards(anatomy.untouched):
+            shortened += _native_steps(network, patcher, clock, 5)
         # Three anchors, then forecasts that all stand; then forecasts that all fail, of which each leaves an anchor.
         with timed_block(anatomy, clock, block_ms if last else []):
             _run(figures, network, patcher, clock, times, 1e30, ORDER + 1, 2 if figures.brief else 5)
         _run(figures, network, patcher, clock, times, 1e-30, 2, 2 if figures.brief else 4)
     figures.peak_bytes["speca"] = _peak(device)
+    figures.native_ms, figures.last_block_ms = median(native), median(shortened)
     figures.full_ms = median(times["full"])
     figures.calls = {outcome: len(taken) for outcome, taken in times.items()}
     if times["accepted"]:
@@ -338,6 +340,13 @@ def _measure_calls(
     if block_ms:
         figures.parts_ms["block"] = median(block_ms[ORDER + 1 :])
     figures.derived = derived(figures)
+
+
+def _native_steps(network: Network, patcher: Any, clock: Clock, steps: int) -> list[float]:
+    """Milliseconds of all steps of an unpatched run but the first, which has the longest to set up."""
+    taken: list[float] = []
+    sample(watched(patcher, clock, taken), network, steps)
+    return taken[1:]
 
 
 def _run(
@@ -522,8 +531,12 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny networks, to try the script")
     parser.add_argument("--only", help="names of networks, comma-separated")
     parser.add_argument("--minutes", type=float, default=7.0, help="stop starting new networks after this long")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="print a table of these results")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu-<device>.json")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(path.read_text()) for path in options.table))
+        return
     if options.device == "cuda" and not torch.cuda.is_available():
         print("There is no CUDA device here, so nothing was measured. (`--device cpu --tiny` tries the script.)")
         return
@@ -551,6 +564,40 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")  # after each, so that an end by force loses little
     print(path)
+
+
+def table(results: Iterable[dict[str, Any]]) -> str:
+    """Markdown, a line for each network, from what `main` wrote."""
+    lines = [
+        "| network | device | uncached, ms | its last block alone | accepted | full | rejected | verification "
+        "| cache, GB | at 80 % accepted |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    shown: set[str] = set()
+    for result in results:
+        for found in result["networks"]:
+            if found["skipped"] or found["name"] in shown:
+                continue
+            shown.add(found["name"])
+            native, shares = found["native_ms"], found["derived"]
+
+            def share(name: str, native: float = native, found: dict[str, Any] = found) -> str:
+                return "-" if found.get(name) is None else f"{found[name] / native:.1%}"
+
+            cells = [
+                found["name"],
+                result["device"],
+                f"{native:,.1f}",
+                share("last_block_ms"),
+                share("accepted_ms"),
+                share("full_ms"),
+                share("rejected_ms"),
+                f"{shares['verification_share']:.1%}",
+                f"{found['cache_bytes'] / 1e9:.3f}",
+                f"{shares['speedup_at_acceptance']['0.8']:.2f}x",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def in_words(figures: Figures) -> str:

@@ -620,6 +620,21 @@ def test_gpu_speedup_follows_from_costs():
     assert gpu.speedup(0.5, 0.1, rejected=0.2, rejection_overhead=0.1) == pytest.approx(1 / 0.57)
 
 
+def test_gpu_table_shows_each_network_once():
+    import gpu
+
+    def result(*networks):
+        return {"device": "a card", "networks": networks}
+
+    measured = {
+        "name": "a", "skipped": None, "native_ms": 200.0, "last_block_ms": 8.0, "accepted_ms": 10.0, "full_ms": 202.0,
+        "rejected_ms": 214.0, "cache_bytes": 90_000_000,
+        "derived": {"verification_share": 0.018, "speedup_at_acceptance": {"0.8": 4.17}},
+    }  # fmt: skip
+    lines = gpu.table([result(measured, {"name": "b", "skipped": "no time was left"}), result(measured)]).split("\n")
+    assert lines[2:] == ["| a | a card | 200.0 | 4.0% | 5.0% | 101.0% | 107.0% | 1.8% | 0.090 | 4.17x |"]
+
+
 def test_gpu_script_runs_through_on_tiny_networks(comfy):
     import time
 
@@ -632,4 +647,5 @@ def test_gpu_script_runs_through_on_tiny_networks(comfy):
         assert figures.calls["rejected"] > 0
         assert figures.cache_bytes > 0
         assert figures.derived["accepted_share"] > 0
+        assert 0 < figures.last_block_ms < figures.native_ms
         assert set(figures.parts_ms) == {"forecast", "forecast_output", "compare", "block"}

@@ -24,9 +24,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import hypothesis
+
 import browsers
 import comfy_env
 import comfy_server
+
+# Slow on a busy machine is not wrong.
+hypothesis.settings.register_profile(
+    "speca", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+hypothesis.settings.load_profile("speca")
 
 NO_COMFYUI = "no ComfyUI: run `python dev.py setup`, or set COMFYUI_PATH"
 NO_CUDA = "no CUDA device"

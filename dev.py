@@ -4,8 +4,9 @@
     python dev.py demo      a real ComfyUI with this pack and a demo graph, ready to press Run
     python dev.py test      all tests (further arguments go to pytest)
     python dev.py lint      ruff and mypy
-    python dev.py bench     the benchmark (further arguments go to benchmarks/run.py)
-    python dev.py train X   train one of the small models (benchmarks/train/X.py)
+    python dev.py bench     the benchmark (further arguments go to benchmarks/bench.py)
+    python dev.py study X   answer one of the questions in benchmarks/studies (benchmarks/studies/X.py)
+    python dev.py train X   train one of the small models (benchmarks/zoo/training/X.py)
     python dev.py setup     only make the environment that the others use
 
 Each command makes what it needs under `.dev/` first: a virtual environment, ComfyUI's tree at a pinned version, its
@@ -53,6 +54,7 @@ FRONTEND_WHEEL = (
 )
 FRONTEND_IN_WHEEL = "comfyui_frontend_package/static/"
 
+BENCHMARKS = ROOT / "benchmarks"
 ENVIRONMENT_PINS = ROOT / "tests" / "requirements-comfyui.txt"
 TOOL_PINS = ROOT / "tests" / "requirements.txt"
 
@@ -67,8 +69,8 @@ FRONTEND_SETTINGS = {
 # Folder in custom_nodes -> what is linked there for the demo.
 DEMO_PACKS = {
     "speca": ROOT,
-    "speca_emoji_demo": ROOT / "benchmarks" / "emoji_pack",
-    "speca_demo": ROOT / "benchmarks" / "demo",
+    "speca_emoji_demo": ROOT / "benchmarks" / "zoo" / "emoji_pack",
+    "speca_demo": ROOT / "benchmarks" / "zoo" / "demo",
 }
 # The frontend opens a pack's workflow when its address names it so.
 DEMO_ADDRESS = "/?template=speca_flux_demo&source=speca_demo"
@@ -629,12 +631,17 @@ def demo(arguments: list[str]) -> int:
 # --- Tests, checks, benchmarks ------------------------------------------------------------------------------------
 
 
-def in_venv(*command: str | Path, threads: bool = False) -> int:
-    """Run with the environment's Python from the root, without the root on its path; the exit code."""
+def in_venv(*command: str | Path, benchmark: bool = False) -> int:
+    """Run with the environment's Python from the root, without the root on its path; the exit code.
+
+    benchmark: one of the benchmark's modules, which finds the others and chooses its threads itself.
+    """
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
     # An option, not a variable: the servers that tests start do need their own folder on the path.
     path = ("-P",) if command[0] == "-m" else ()
-    if not threads:
+    if benchmark:
+        environment["PYTHONPATH"] = str(BENCHMARKS)
+    else:
         # Tiny models on shared cores are several times faster so, and repeatable.
         environment.setdefault("OMP_NUM_THREADS", "1")
     say("$ python " + " ".join(str(part) for part in command))
@@ -694,20 +701,30 @@ def lint(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    script = ROOT / "benchmarks" / "run.py"
-    if not script.is_file():
-        raise DevError(f"There is no {script.relative_to(ROOT)}.")
     set_up(tests=True)
-    return in_venv(script, *arguments, threads=True)
+    return in_venv("-m", "bench", *arguments, benchmark=True)
+
+
+def modules(package: str) -> list[str]:
+    """Names of the modules in a package of the benchmark, such as "studies"."""
+    files = BENCHMARKS.joinpath(*package.split(".")).glob("[!_]*.py")
+    return sorted(file.stem for file in files)
+
+
+def study(arguments: list[str]) -> int:
+    names = modules("studies")
+    if not arguments or arguments[0] not in names:
+        raise DevError(f"Say which question: python dev.py study {'|'.join(names) or '(none here)'}")
+    set_up(tests=True)
+    return in_venv("-m", f"studies.{arguments[0]}", *arguments[1:], benchmark=True)
 
 
 def train(arguments: list[str]) -> int:
-    folder = ROOT / "benchmarks" / "train"
-    names = [name for name in ("dit", "flux", "hunyuan_video") if (folder / f"{name}.py").is_file()]
+    names = [name for name in ("dit", "flux", "hunyuan_video") if name in modules("zoo.training")]
     if not arguments or arguments[0] not in names:
         raise DevError(f"Say which model to train: python dev.py train {'|'.join(names) or '(none here)'}")
     set_up(tests=False)
-    return in_venv(folder / f"{arguments[0]}.py", *arguments[1:], threads=True)
+    return in_venv("-m", f"zoo.training.{arguments[0]}", *arguments[1:], benchmark=True)
 
 
 def setup(arguments: list[str]) -> int:
@@ -723,7 +740,7 @@ def setup(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"setup": setup, "demo": demo, "test": test, "lint": lint, "bench": bench, "train": train}
+COMMANDS = {"setup": setup, "demo": demo, "test": test, "lint": lint, "bench": bench, "study": study, "train": train}
 
 
 def main(arguments: list[str]) -> int:

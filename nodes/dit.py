@@ -15,7 +15,7 @@ from .inputs import advanced
 FOLDER = "diffusion_models"
 CATEGORY = "SpeCa/DiT"
 
-SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks" / "models" / "dit-emoji.safetensors"
+SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks" / "zoo" / "models" / "dit-emoji.safetensors"
 SHIPPED_NAME = "dit-emoji (comes with SpeCa)"
 
 WEIGHT_DTYPES = {

@@ -40,8 +40,8 @@ CORE = "speca"
 # Folder name in `custom_nodes` -> what is linked there.
 PACKS = {
     "speca": ROOT,
-    "speca_emoji_demo": ROOT / "benchmarks" / "emoji_pack",
-    "speca_demo": ROOT / "benchmarks" / "demo",
+    "speca_emoji_demo": ROOT / "benchmarks" / "zoo" / "emoji_pack",
+    "speca_demo": ROOT / "benchmarks" / "zoo" / "demo",
     "tiny_pack": ROOT / "tests" / "tiny_pack",
 }
 

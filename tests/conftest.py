@@ -115,13 +115,13 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def emoji(comfy: None) -> Iterator[object]:
-    """`benchmarks/emoji_pack` as the library `emoji_pack`."""
+    """`zoo.emoji_pack`, the small emoji models as a library."""
     benchmarks = Path(__file__).resolve().parent.parent / "benchmarks"
     sys.path.append(str(benchmarks))
     try:
-        import emoji_pack.judge
-        import emoji_pack.models
+        import zoo.emoji_pack.judge
+        import zoo.emoji_pack.models
 
-        yield emoji_pack
+        yield zoo.emoji_pack
     finally:
         sys.path.remove(str(benchmarks))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 import sys
 from pathlib import Path
@@ -15,8 +14,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-import quality
-from quality import Cost, Point
+from measure import quality
+from measure.quality import Cost, Point
 
 # --- Arithmetic -------------------------------------------------------------------------------------------------------
 
@@ -79,20 +78,33 @@ def test_quality_at_a_speed_interpolates_the_frontier():
 
 
 @pytest.fixture
-def rivals(comfy):
-    import rivals
+def forecasting(comfy):
+    from methods import forecasting
 
-    return rivals
+    return forecasting
+
+
+def every(interval: int):
+    """TaylorSeer's rule."""
+    from methods.taylor import FixedInterval
+
+    return FixedInterval(interval)
+
+
+def released(*args, **kwargs):
+    from methods.released import ReleasedSpeCa
+
+    return ReleasedSpeCa(*args, **kwargs)
 
 
 def schedule(rule, n: int) -> str:
     return "".join({"full": "F", "forecast": "-", "checked": "c"}[rule.decide(i, n)] for i in range(n))
 
 
-def test_fixed_interval_computes_three_calls_and_then_every_nth(rivals):
-    assert schedule(rivals.FixedInterval(3), 12) == "FFF--F--F--F"
-    assert schedule(rivals.FixedInterval(1), 5) == "FFFFF"
-    fulls = [schedule(rivals.FixedInterval(n), 50).count("F") for n in (3, 4, 6)]
+def test_fixed_interval_computes_three_calls_and_then_every_nth(forecasting):
+    assert schedule(every(3), 12) == "FFF--F--F--F"
+    assert schedule(every(1), 5) == "FFFFF"
+    fulls = [schedule(every(n), 50).count("F") for n in (3, 4, 6)]
     assert fulls == [18, 14, 10]
 
 
@@ -105,8 +117,8 @@ def test_fixed_interval_computes_three_calls_and_then_every_nth(rivals):
         (4, [0.5] * 6, "F-F--ccF--ccF-"),
     ],
 )
-def test_released_rule_lets_the_last_error_decide_about_the_next_call(rivals, longest, errors, expected):
-    rule = rivals.ReleasedSpeCa(base=1.0, decay=1.0, shortest=2, longest=longest)
+def test_released_rule_lets_the_last_error_decide_about_the_next_call(forecasting, longest, errors, expected):
+    rule = released(base=1.0, decay=1.0, shortest=2, longest=longest)
     calls, left = "", iter(errors)
     for i in range(len(expected)):
         decision = rule.decide(i, len(expected))
@@ -116,8 +128,8 @@ def test_released_rule_lets_the_last_error_decide_about_the_next_call(rivals, lo
     assert calls == expected
 
 
-def test_released_threshold_decays_to_a_floor(rivals):
-    rule = rivals.ReleasedSpeCa(base=1.0, decay=0.01, shortest=1, longest=100, floor=0.1, first_full=1)
+def test_released_threshold_decays_to_a_floor(forecasting):
+    rule = released(base=1.0, decay=0.01, shortest=1, longest=100, floor=0.1, first_full=1)
     assert rule.decide(0, 10) == "full"
     rule.decide(1, 10)
     rule.observe(0.2)
@@ -126,8 +138,8 @@ def test_released_threshold_decays_to_a_floor(rivals):
     assert rule.decide(9, 10) == "full"  # the floor of 0.1
 
 
-def test_taylor_factors_follow_a_line_exactly_and_delay_their_differences(rivals):
-    factors = rivals.TaylorFactors(order=2, first_full=3)
+def test_taylor_factors_follow_a_line_exactly_and_delay_their_differences(forecasting):
+    factors = forecasting.TaylorFactors(order=2, first_full=3)
     slope, start = torch.tensor([2.0, -1.0]), torch.tensor([5.0, 7.0])
     for call in (0, 1):
         factors.record(call, start + slope * call)
@@ -141,8 +153,8 @@ def test_taylor_factors_follow_a_line_exactly_and_delay_their_differences(rivals
     assert torch.allclose(factors.forecast(9), start + slope * 9)
 
 
-def test_taylor_factors_by_hand(rivals):
-    factors = rivals.TaylorFactors(order=1, first_full=3)
+def test_taylor_factors_by_hand(forecasting):
+    factors = forecasting.TaylorFactors(order=1, first_full=3)
     for call, value in ((0, 0.0), (1, 1.0), (2, 4.0), (5, 10.0)):
         factors.record(call, torch.tensor([value]))
     # The last gap: (10 - 4) / 3 = 2 a call.
@@ -155,36 +167,36 @@ def test_taylor_factors_by_hand(rivals):
 
 @pytest.fixture(scope="module")
 def tiny(comfy):
-    from subjects import load
+    from measure.subjects import load
 
     return load("tiny_flux")
 
 
 @pytest.fixture
 def case(comfy):
-    from sampling import Case
+    from measure.sampling import Case
 
     return Case(steps=8)
 
 
 @pytest.mark.parametrize("level", ["last", "blocks", "modules"])
-def test_rival_with_interval_one_computes_everything_and_changes_nothing(rivals, tiny, case, level):
-    from sampling import batch_of, sample
+def test_rival_with_interval_one_computes_everything_and_changes_nothing(forecasting, tiny, case, level):
+    from measure.sampling import batch_of, sample
 
     batch = batch_of(tiny, 2)
-    patched, log = rivals.attach(tiny.patcher, level, lambda: rivals.FixedInterval(1), order=2)
+    patched, log = forecasting.attach(tiny.patcher, level, lambda: every(1), order=2)
     expected = sample(tiny.patcher, tiny, case, batch).latents
     assert torch.equal(sample(patched, tiny, case, batch).latents, expected)
     assert log.decisions == ["full"] * 8
 
 
 @pytest.mark.parametrize("level", ["last", "blocks", "modules"])
-def test_rival_forecasts_where_its_rule_says_so_and_leaves_the_model_as_it_was(rivals, tiny, case, level):
-    from sampling import batch_of, sample
+def test_rival_forecasts_where_its_rule_says_so_and_leaves_the_model_as_it_was(forecasting, tiny, case, level):
+    from measure.sampling import batch_of, sample
 
     batch = batch_of(tiny, 2)
     expected = sample(tiny.patcher, tiny, case, batch).latents
-    patched, log = rivals.attach(tiny.patcher, level, lambda: rivals.FixedInterval(3), order=1)
+    patched, log = forecasting.attach(tiny.patcher, level, lambda: every(3), order=1)
     first = sample(patched, tiny, case, batch).latents
     assert log.decisions == ["full", "full", "full", "forecast", "forecast", "full", "forecast", "forecast"]
     assert not torch.equal(first, expected)
@@ -193,12 +205,12 @@ def test_rival_forecasts_where_its_rule_says_so_and_leaves_the_model_as_it_was(r
     assert not any("forward" in module.__dict__ for module in tiny.patcher.model.diffusion_model.modules())
 
 
-def test_cache_holds_what_each_level_keeps(rivals, tiny, case):
-    from sampling import batch_of, sample
+def test_cache_holds_what_each_level_keeps(forecasting, tiny, case):
+    from measure.sampling import batch_of, sample
 
     held = {}
     for level in ("last", "blocks", "modules"):
-        patched, log = rivals.attach(tiny.patcher, level, lambda: rivals.FixedInterval(3), order=0)
+        patched, log = forecasting.attach(tiny.patcher, level, lambda: every(3), order=0)
         sample(patched, tiny, case, batch_of(tiny, 1))
         held[level] = log.cache_bytes
     token = 64 * 4  # width, bytes
@@ -210,17 +222,17 @@ def test_cache_holds_what_each_level_keeps(rivals, tiny, case):
     assert held["modules"] == (2 * 2 + 4) * tokens * token
 
 
-def test_checking_measures_the_last_block_and_does_not_change_the_answer(rivals, tiny, case):
-    from sampling import batch_of, sample
+def test_checking_measures_the_last_block_and_does_not_change_the_answer(forecasting, tiny, case):
+    from measure.sampling import batch_of, sample
 
     batch = batch_of(tiny, 1)
 
     def run(rule):
-        patched, log = rivals.attach(tiny.patcher, "modules", rule, order=1)
+        patched, log = forecasting.attach(tiny.patcher, "modules", rule, order=1)
         return sample(patched, tiny, case, batch).latents, log
 
     # A threshold that no error reaches: checked calls are forecasts like the others.
-    latents, log = run(lambda: rivals.ReleasedSpeCa(1e9, 1.0, 2, 5))
+    latents, log = run(lambda: released(1e9, 1.0, 2, 5))
     assert "checked" in log.decisions
     assert len(log.errors) == log.decisions.count("checked")
     assert all(math.isfinite(error) and error > 0 for error in log.errors)
@@ -229,7 +241,7 @@ def test_checking_measures_the_last_block_and_does_not_change_the_answer(rivals,
         first_full = 3
 
         def __init__(self) -> None:
-            self.rule = rivals.ReleasedSpeCa(1e9, 1.0, 2, 5)
+            self.rule = released(1e9, 1.0, 2, 5)
 
         def decide(self, call, n_calls):
             return "full" if self.rule.decide(call, n_calls) == "full" else "forecast"
@@ -237,7 +249,7 @@ def test_checking_measures_the_last_block_and_does_not_change_the_answer(rivals,
     assert torch.equal(run(Unchecked)[0], latents)
 
 
-def test_dit_modules_add_up_to_the_block(rivals, comfy):
+def test_dit_modules_add_up_to_the_block(forecasting, comfy):
     import comfy.ops
 
     from speca.dit.model import DiTBlock
@@ -248,11 +260,11 @@ def test_dit_modules_add_up_to_the_block(rivals, comfy):
         nn.init.normal_(parameter, std=0.2)
     x, c = torch.randn(2, 5, 32), torch.randn(2, 32)
     seen: dict[str, torch.Tensor] = {}
-    for path in rivals.MODULES["DiTBlock"].paths:
+    for path in forecasting.MODULES["DiTBlock"].paths:
         block.get_submodule(path).register_forward_hook(lambda m, a, out, path=path: seen.update({path: out}))
     with torch.no_grad():
         exact = block(x, c)
-        again = rivals.MODULES["DiTBlock"].add_up(block, [seen["attn"], seen["mlp"]], x, c)
+        again = forecasting.MODULES["DiTBlock"].add_up(block, [seen["attn"], seen["mlp"]], x, c)
     assert torch.allclose(exact, again, atol=1e-6)
 
 
@@ -260,8 +272,9 @@ def test_dit_modules_add_up_to_the_block(rivals, comfy):
 
 
 def test_core_caches_are_counted_and_do_not_write_into_the_samplers_latent(tiny, case):
-    from methods import CoreCache, Uncached
-    from sampling import batch_of
+    from measure.sampling import batch_of
+    from methods.core_caches import CoreCache
+    from methods.fewer_steps import Uncached
 
     batch = batch_of(tiny, 1)
     reference = Uncached().run(tiny, case, batch)
@@ -276,8 +289,11 @@ def test_core_caches_are_counted_and_do_not_write_into_the_samplers_latent(tiny,
 
 
 def test_guidance_and_two_calls_a_step_are_counted_as_the_sampler_asks(tiny):
-    from methods import CoreCache, SpeCa, Taylor, Uncached
-    from sampling import Case, batch_of
+    from measure.sampling import Case, batch_of
+    from methods.core_caches import CoreCache
+    from methods.fewer_steps import Uncached
+    from methods.speca import SpeCa
+    from methods.taylor import Taylor
 
     case = Case(steps=6, sampler="heun", cfg=3.0)
     batch = batch_of(tiny, 2)
@@ -289,8 +305,8 @@ def test_guidance_and_two_calls_a_step_are_counted_as_the_sampler_asks(tiny):
 
 
 def test_speca_costs_are_per_sample(tiny, case):
-    from methods import SpeCa
-    from sampling import batch_of
+    from measure.sampling import batch_of
+    from methods.speca import SpeCa
 
     nothing = SpeCa((("threshold", 0.0),)).run(tiny, case, batch_of(tiny, 2), 8)
     assert nothing.costs == [Cost(8, 8.0)] * 2
@@ -299,8 +315,9 @@ def test_speca_costs_are_per_sample(tiny, case):
 
 
 def test_a_sample_is_the_same_alone_and_in_a_batch(tiny, case):
-    from methods import Uncached, run_setting
-    from sampling import batch_of
+    from measure.sampling import batch_of
+    from methods.base import run_setting
+    from methods.fewer_steps import Uncached
 
     batch = batch_of(tiny, 3)
     together = Uncached().run(tiny, case, batch).latents
@@ -309,35 +326,35 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(tiny, case):
 
 
 def test_seconds_alone_can_be_measured_again(tiny, tmp_path, monkeypatch):
-    import run
-    from sampling import Case
+    import bench
+    from measure.sampling import Case
 
-    table = run.Table(tmp_path / "benchmark.csv")
-    cell = run.Cell("tiny_flux", Case(steps=6), thorough=True)
+    table = bench.Table(tmp_path / "benchmark.csv")
+    cell = bench.Cell("tiny_flux", Case(steps=6), thorough=True)
     methods = ["fewer_steps", "taylor_last"]
-    run.measure(tiny, cell, methods, samples=2, short=True, table=table)
-    run.time_cell(tiny, cell, methods, [], samples=2, rounds=1, table=table)
+    bench.measure(tiny, cell, methods, samples=2, short=True, table=table)
+    bench.time_cell(tiny, cell, methods, [], samples=2, rounds=1, table=table)
     before = [dict(row) for row in table.rows]
-    monkeypatch.setattr(run, "time_settings", lambda subject, case, settings, *_: {s: (1.0, 2.0) for s in settings})
-    run.time_cell(tiny, cell, methods, ["taylor_last"], samples=2, rounds=1, table=table)
-    for was, row in zip(before, run.Table(tmp_path / "benchmark.csv").rows, strict=True):
+    monkeypatch.setattr(bench, "time_settings", lambda subject, case, settings, *_: {s: (1.0, 2.0) for s in settings})
+    bench.time_cell(tiny, cell, methods, ["taylor_last"], samples=2, rounds=1, table=table)
+    for was, row in zip(before, bench.Table(tmp_path / "benchmark.csv").rows, strict=True):
         timed = {"seconds": "1", "native_seconds": "2", "measured_speedup": "2"}
         assert row == (was | timed if row["method"] == "taylor_last" else was)
 
 
 def test_harness_measures_resumes_and_reports(tiny, tmp_path):
-    import run
-    import summary
-    from sampling import Case
+    import bench
+    from measure.sampling import Case
+    from tables import summary
 
-    table = run.Table(tmp_path / "benchmark.csv")
-    cell = run.Cell("tiny_flux", Case(steps=6), thorough=True)
+    table = bench.Table(tmp_path / "benchmark.csv")
+    cell = bench.Cell("tiny_flux", Case(steps=6), thorough=True)
     methods = ["fewer_steps", "taylor_last", "speca"]
-    run.measure(tiny, cell, methods[:2], samples=2, short=True, table=table)
-    run.time_cell(tiny, cell, methods[:1], [], samples=2, rounds=1, table=table)
+    bench.measure(tiny, cell, methods[:2], samples=2, short=True, table=table)
+    bench.time_cell(tiny, cell, methods[:1], [], samples=2, rounds=1, table=table)
     n_rows = len(table.rows)
-    again = run.Table(tmp_path / "benchmark.csv")
-    run.measure(tiny, cell, methods, samples=2, short=True, table=again)
+    again = bench.Table(tmp_path / "benchmark.csv")
+    bench.measure(tiny, cell, methods, samples=2, short=True, table=again)
     added = again.rows[n_rows:]
     assert {row["method"] for row in added} == {"speca"}
     with (tmp_path / "benchmark.csv").open(newline="") as file:
@@ -355,19 +372,19 @@ def test_harness_measures_resumes_and_reports(tiny, tmp_path):
 
 
 def test_measuring_again_forgets_only_what_was_named(tmp_path):
-    import run
+    import bench
 
-    table = run.Table(tmp_path / "benchmark.csv")
+    table = bench.Table(tmp_path / "benchmark.csv")
     for method, model in (("speca", "flux"), ("speca", "dit"), ("fewer_steps", "flux")):
         table.append({"method": method, "model": model, "family": method, "steps": 50})
     table.keep(lambda row: (row["method"], row["model"]) != ("speca", "flux"))
-    kept = [(row["method"], row["model"]) for row in run.Table(tmp_path / "benchmark.csv").rows]
+    kept = [(row["method"], row["model"]) for row in bench.Table(tmp_path / "benchmark.csv").rows]
     assert kept == [("speca", "dit"), ("fewer_steps", "flux")]
 
 
 def test_wall_clock_is_compared_at_equal_measured_speed():
     """SpeCa has 50 dB at 2x and 40 at 4x; Taylor 44 at 2x; what is not timed does not count."""
-    import summary
+    from tables import summary
 
     def row(method, measured, psnr):
         case = {"model": "flux", "depth": "57", "steps": "28", "sampler": "euler", "scheduler": "simple", "cfg": "1"}
@@ -387,7 +404,7 @@ def test_wall_clock_is_compared_at_equal_measured_speed():
 def test_where_a_rival_is_ahead_is_said():
     """SpeCa falls from 50 dB at 2x to 40 at 4x, a straight line in log speed, and Taylor has 45 dB all along: they meet
     at 2 sqrt(2)."""
-    import summary
+    from tables import summary
 
     def row(method, speed, psnr):
         case = {"model": "dit", "depth": "28", "steps": "28", "sampler": "euler", "scheduler": "simple", "cfg": "1"}
@@ -405,30 +422,11 @@ def test_where_a_rival_is_ahead_is_said():
     assert "none" in line
 
 
-def test_table_of_defaults_reads_each_setting_off_its_own_curve(tmp_path, comfy):
-    """Order 2 has 50 dB at 2x and 40 at 4x, 45 between; the others are never that fast."""
-    import defaults
-
-    for model in defaults.MODELS:
-        for field, values in defaults.GRID.items():
-            rows = [
-                {"settings": {field: value, "threshold": 0.1 * speed}, "speedup": speed, "psnr": psnr}
-                for value in values
-                for speed, psnr in (((2.0, 50.0), (4.0, 40.0)) if value == 2 and field == "order" else ((1.5, 60.0),))
-            ]
-            defaults.path_of(tmp_path, model, field).write_text(json.dumps({"rows": rows}))
-    lines = defaults.table(tmp_path).splitlines()
-    psnr = "50.0 / 46.8 / 44.2"
-    assert f"| **order 2** | {psnr} | {psnr} |" in lines
-    assert "| **accumulate_error on** | - / - / - | - / - / - |" in lines
-    assert "| accumulate_error off | - / - / - | - / - / - |" in lines
-
-
 def test_figures_name_the_commit_that_was_loaded(comfy, monkeypatch):
     """Whatever the checkout is at by the time they are written."""
     import subprocess
 
-    import environment
+    from measure import environment
 
     loaded = environment.versions()["speca"]
     monkeypatch.setattr(subprocess, "run", None)
@@ -436,7 +434,7 @@ def test_figures_name_the_commit_that_was_loaded(comfy, monkeypatch):
 
 
 def test_ranking_is_compared_where_methods_are_clearly_apart():
-    import summary
+    from tables import summary
 
     kept = {"cell": {"2x": {"speca": 50.0, "taylor_modules": 45.0, "fewer_steps": 40.0}}}
     same = {"cell": {"2x": {"speca": 52.0, "taylor_modules": 44.0, "fewer_steps": 41.0}}}
@@ -454,8 +452,8 @@ def test_ranking_is_compared_where_methods_are_clearly_apart():
 
 def test_probe_sees_no_error_where_the_forecast_is_the_truth(tiny, comfy):
     """A full evaluation at the same input stands beside every forecast, and errors rank with it."""
-    import verification
-    from sampling import Case, batch_of
+    from measure.sampling import Case, batch_of
+    from studies import verification
 
     driver = verification.probe(tiny, Case(12), batch_of(tiny, 2), order=1, gain_limit=4.0)
     n = len(driver.true_errors)
@@ -469,7 +467,7 @@ def test_probe_sees_no_error_where_the_forecast_is_the_truth(tiny, comfy):
 
 
 def test_a_table_of_correlations_leaves_open_what_was_not_measured():
-    import verification
+    from studies import verification
 
     both = {"place": "output", "metric": "relative_l2", "order": 1}
     results = [
@@ -484,8 +482,8 @@ def test_a_table_of_correlations_leaves_open_what_was_not_measured():
 
 def test_what_one_wrong_call_costs_is_measured_call_by_call(tiny):
     """A run for each call from the third on; a step ends where the next begins, the last one at 0."""
-    import sensitivity
-    from sampling import Case
+    from measure.sampling import Case
+    from studies import sensitivity
 
     measured = sensitivity.costs(tiny, Case(6), n_samples=2)
     assert [cost.call for cost in measured] == [2, 3, 4, 5]
@@ -497,9 +495,8 @@ def test_what_one_wrong_call_costs_is_measured_call_by_call(tiny):
 
 
 def test_costs_that_follow_the_formula_do_not_scatter(tiny):
-    import sensitivity
-
     from speca.path import SamplingPath
+    from studies import sensitivity
 
     sigmas = [0.9, 0.7, 0.5, 0.3, 0.0]
     path = SamplingPath(tiny.patcher.model.model_sampling, sigmas)
@@ -511,97 +508,9 @@ def test_costs_that_follow_the_formula_do_not_scatter(tiny):
     assert sensitivity.scatter(tiny, followed, 1.0) > 0.1
 
 
-def test_variants_of_judging_differ_and_leave_speca_as_it_was(tiny, case):
-    import likely
-    from sampling import batch_of, sample
-
-    import speca.session
-    from speca.attach import attach, attachment_of
-    from speca.config import SpeCaConfig
-
-    before = (speca.session.CARRIED_GROWTH, speca.session.likely_error, speca.session.Session._speculate)
-    batch, errors = batch_of(tiny, 2), {}
-    for variant in likely.VARIANTS:
-        with likely.judging_by(variant):
-            patched = attach(tiny.patcher, SpeCaConfig(threshold=1e6, max_consecutive=3))
-            sample(patched, tiny, case, batch)
-            calls = attachment_of(patched).run_of().calls
-            errors[variant] = [row.error for call in calls for row in call.rows if row.error is not None]
-            (likely_error,) = speca.session.likely_error(torch.tensor([0.1]), torch.tensor([0.4])).tolist()
-            if not variant.true:
-                assert likely_error == pytest.approx(0.2 if variant.reach else 0.1)
-        now = (speca.session.CARRIED_GROWTH, speca.session.likely_error, speca.session.Session._speculate)
-        assert now == before
-    truth = errors.pop(likely.VARIANTS[-1])
-    assert all(error > 0 for error in truth)
-    assert truth not in errors.values()
-    by_growth = sorted(errors, key=lambda variant: variant.growth)
-    assert sum(errors[by_growth[0]]) < sum(errors[by_growth[-1]])
-
-
-def test_more_computed_calls_at_the_start_are_slower(tiny, case, monkeypatch):
-    import ablation
-    import first_calls
-    from methods import Uncached
-    from sampling import batch_of
-
-    monkeypatch.setattr(ablation, "THRESHOLDS", (1e6,))
-    batch = batch_of(tiny, 2)
-    reference = Uncached().run(tiny, case, batch)
-    speeds = {a.name[0]: ablation.curve(tiny, case, batch, reference, a)[0].speedup for a in first_calls.ALTERATIONS}
-    assert speeds["1"] > speeds["2"] > speeds["3"] > 1
-
-
-def test_where_noise_is_predicted_is_altered_and_left_as_it_was(tiny, case, monkeypatch):
-    """The tiny model predicts a flow: as built it is treated as if that were done nowhere."""
-    import ablation
-    import noise_predicted
-    from methods import Uncached
-    from sampling import batch_of
-
-    import speca.session
-
-    def constants() -> tuple:
-        return speca.session.MOSTLY_NOISE_SPREAD, speca.session.OWN_SHARE, speca.session.DIRECT_SHARE
-
-    before = constants()
-    monkeypatch.setattr(ablation, "THRESHOLDS", (1e6,))
-    batch = batch_of(tiny, 2)
-    reference = Uncached().run(tiny, case, batch)
-    found = {
-        a.name: ablation.curve(tiny, case, batch, reference, a)[0].psnr
-        for a in (*noise_predicted.ALTERATIONS[:3], noise_predicted.ALTERATIONS[-1])
-    }
-    nowhere, lone, direct, built = found.values()
-    assert built == nowhere
-    assert len({nowhere, lone, direct}) == 3
-    assert constants() == before
-
-
-def test_a_forecast_bound_to_fail_is_tried_or_not(tiny, monkeypatch):
-    import ablation
-    import bound_to_fail
-    from methods import Uncached
-    from sampling import Case, batch_of
-
-    import speca.session
-
-    expected = speca.session._Stream.expected_error
-    monkeypatch.setattr(ablation, "THRESHOLDS", (0.3, 0.5))
-    case, batch = Case(24), batch_of(tiny, 2)
-    reference = Uncached().run(tiny, case, batch)
-    every, few = (
-        [point.speedup for point in ablation.curve(tiny, case, batch, reference, alteration)]
-        for alteration in bound_to_fail.ALTERATIONS
-    )
-    assert all(a <= b for a, b in zip(every, few, strict=True))
-    assert every != few
-    assert speca.session._Stream.expected_error is expected
-
-
 def test_frechet_distance_of_shifted_and_of_scaled_gaussians():
     pytest.importorskip("scipy")
-    import distribution
+    from studies import distribution
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(20_000, 4, generator=generator)
@@ -613,7 +522,7 @@ def test_frechet_distance_of_shifted_and_of_scaled_gaussians():
 
 
 def test_gpu_speedup_follows_from_costs():
-    import gpu
+    from card import gpu
 
     assert gpu.speedup(0.8, 0.0) == pytest.approx(5.0)
     assert gpu.speedup(0.8, 0.1) == pytest.approx(1 / 0.28)
@@ -621,7 +530,7 @@ def test_gpu_speedup_follows_from_costs():
 
 
 def test_gpu_table_shows_each_network_once():
-    import gpu
+    from card import gpu
 
     def result(*networks):
         return {"device": "a card", "networks": networks}
@@ -638,7 +547,7 @@ def test_gpu_table_shows_each_network_once():
 def test_gpu_script_runs_through_on_tiny_networks(comfy):
     import time
 
-    import gpu
+    from card import gpu
 
     for network in gpu.networks(tiny=True):
         figures = gpu.measure(network, torch.float32, torch.device("cpu"), time.perf_counter() + 60)

@@ -21,9 +21,9 @@ import comfy_server
 
 pytestmark = pytest.mark.comfy
 
-DEMO = comfy_env.ROOT / "benchmarks" / "demo"
+DEMO = comfy_env.ROOT / "benchmarks" / "zoo" / "demo"
 ADDRESS = "/?template=speca_flux_demo&source=speca_demo"
-MODEL = comfy_env.ROOT / "benchmarks" / "models" / "flux-emoji.safetensors"
+MODEL = comfy_env.ROOT / "benchmarks" / "zoo" / "models" / "flux-emoji.safetensors"
 LOADER, SPECA, SEED, SAMPLER, REPORT, PREVIEW, PLAIN_SAMPLER, PLAIN_PREVIEW = "1", "2", "3", "6", "7", "9", "10", "12"
 
 needs_model = pytest.mark.skipif(not MODEL.is_file(), reason=f"{MODEL.name} is not trained yet")

@@ -256,9 +256,9 @@ def test_test_passes_its_arguments_to_pytest_and_keeps_its_exit_code(
 def test_train_names_the_models_there_are(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(dev, "ROOT", tmp_path)
-    (tmp_path / "benchmarks" / "train").mkdir(parents=True)
-    (tmp_path / "benchmarks" / "train" / "flux.py").touch()
+    monkeypatch.setattr(dev, "BENCHMARKS", tmp_path)
+    (tmp_path / "zoo" / "training").mkdir(parents=True)
+    (tmp_path / "zoo" / "training" / "flux.py").touch()
     assert dev.main(["train", "dit"]) == 1
     assert "dev.py train flux" in capsys.readouterr().out
 

@@ -1,7 +1,7 @@
 """The small trained models: they load in a real ComfyUI, and what they draw is what was asked for.
 
 Quality is measured, not assumed: each sample is compared with the artwork of all 48 emoji, drawn at several places,
-sizes and turns (`benchmarks/emoji_pack/judge.py`). Guessing would be right once in 48 times.
+sizes and turns (`benchmarks/zoo/emoji_pack/judge.py`). Guessing would be right once in 48 times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
-MODELS = BENCHMARKS / "models"
+MODELS = BENCHMARKS / "zoo" / "models"
 STEMS = ("flux-emoji", "dit-emoji", "hunyuan-video-emoji")
 MAX_BYTES = 8_000_000
 MIN_BLOCKS = 16
@@ -176,7 +176,7 @@ def test_demo_graph_runs(graphs, kind, images, tmp_path):
 def test_core_decodes_the_pictures_too(graphs, emoji):
     """The demo graph may use core's "pixel_space" VAE instead of the demo's own node."""
     import nodes
-    from emoji_pack.demo_nodes import decode
+    from zoo.emoji_pack.demo_nodes import decode
 
     latents = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     (vae,) = nodes.VAELoader().load_vae("pixel_space")

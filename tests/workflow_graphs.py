@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflows"
-DEMO = ROOT / "benchmarks" / "demo"
+DEMO = ROOT / "benchmarks" / "zoo" / "demo"
 
 Workflow = dict[str, Any]
 Prompt = dict[str, Any]

@@ -1,0 +1,414 @@
+"""The benchmark: every method in one process of the real ComfyUI, interleaved, over the trained models.
+
+    python dev.py bench --quick                    the summary table again, in under ten minutes
+    python dev.py bench                            everything; hours; goes on where it was stopped
+    python dev.py bench --models flux --steps 28,50 --methods speca,taylor_modules
+
+A *cell* is a model with a case (steps, sampler, scheduler, guidance). In each cell every setting of every method
+samples the same seeds and classes, and is compared with the uncached pictures. Rows are appended to
+`benchmarks/results/benchmark.csv` as they are measured; rows that are there already are not measured again, unless a
+model's weights have changed since, or `--again speca` asks for it (after a change of SpeCa or of its defaults). Then
+table, plot and summary are made from the CSV alone (`--report` does only that).
+
+Seconds are wall-clock at batch 1. Other work on the machine disturbs them, so methods take turns, an uncached run
+among them, and only the median ratio to the uncached runs around it is reported as measured speedup.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measure import environment
+
+SDE_SAMPLERS = ("dpmpp_2m_sde",)
+SAMPLES = 16
+QUICK_SAMPLES = {"hunyuan_video": 2}
+QUICK_SAMPLES_ELSEWHERE = 4
+QUICK_LEAVES_OUT = ("lazycache", "taylor_blocks")
+TIMING_ROUNDS = 9
+
+COLUMNS = (
+    *("model", "depth", "steps", "sampler", "scheduler", "cfg", "method", "family", "label", "samples"),
+    *("speedup", "psnr_mean", "psnr_median", "psnr_worst", "ssim_mean", "ssim_median", "latent_error"),
+    *("full", "accepted", "rejected", "forecast", "native_calls", "blocks", "native_blocks", "cache_bytes"),
+    *("seconds", "native_seconds", "measured_speedup", "version", "weights"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model with a case. `thorough` cells get every setting and timings, others fewer settings."""
+
+    model: str
+    case: Any
+    thorough: bool
+
+
+def star(models: list[str], steps: list[int], cfg: float) -> list[Cell]:
+    """The usual case at every step count, and around it one thing changed at a time."""
+    from measure.sampling import Case
+
+    cells = []
+    for model in models:
+        cells += [Cell(model, Case(n), True) for n in steps]
+        around = [Case(n, "euler", "simple", cfg) for n in steps]
+        around += [Case(n, sampler) for sampler in ("dpmpp_2m", "heun", *SDE_SAMPLERS) for n in steps]
+        around += [Case(n, "euler", scheduler) for scheduler in ("beta", "normal") for n in steps]
+        cells += [Cell(model, case, False) for case in around]
+    return cells
+
+
+def product(models: list[str], steps: list[int], options: argparse.Namespace) -> list[Cell]:
+    """Every combination of what was asked for."""
+    from measure.sampling import Case
+
+    return [
+        Cell(model, case, case == Case(n))
+        for model in models
+        for n in steps
+        for sampler in options.samplers
+        for scheduler in options.schedulers
+        for cfg in options.cfg
+        for case in [Case(n, sampler, scheduler, cfg)]
+    ]
+
+
+class Table:
+    """The CSV: rows are appended as they come; those that are there already are known by their key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+        self._keys = {self._key(row) for row in self.rows}
+
+    @staticmethod
+    def _key(row: dict[str, Any]) -> tuple[str, ...]:
+        names = ("model", "steps", "sampler", "scheduler", "cfg", "family", "label", "samples")
+        return tuple(_text(row[name]) for name in names)
+
+    def __contains__(self, row: dict[str, Any]) -> bool:
+        return self._key(row) in self._keys
+
+    def keep(self, wanted: Callable[[dict[str, str]], bool]) -> None:
+        """Drop all other rows, so that they are measured again."""
+        kept = [row for row in self.rows if wanted(row)]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = kept
+        self._keys = {self._key(row) for row in self.rows}
+        self.rewrite()
+
+    def find(self, row: dict[str, Any]) -> dict[str, str] | None:
+        return next((known for known in self.rows if self._key(known) == self._key(row)), None)
+
+    def rewrite(self) -> None:
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def append(self, row: dict[str, Any]) -> None:
+        texts = {name: _text(row.get(name, "")) for name in COLUMNS}
+        new = not self.path.is_file()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(texts)
+        self.rows.append(texts)
+        self._keys.add(self._key(texts))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return str(value)
+
+
+def identity_of(subject: Any, case: Any, samples: int) -> dict[str, Any]:
+    """The columns that say what was measured, whatever the method."""
+    return {
+        "model": subject.name,
+        "depth": subject.depth,
+        "steps": case.steps,
+        "sampler": case.sampler,
+        "scheduler": case.scheduler,
+        "cfg": case.cfg,
+        "samples": samples,
+    }
+
+
+def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: bool, table: Table) -> None:
+    """All settings of a cell that the table lacks: quality and calls."""
+    from measure.quality import joint_speedup, mean, median, psnr, relative_error, ssim
+    from measure.sampling import batch_of
+    from methods import METHODS
+    from methods.base import run_setting
+    from methods.fewer_steps import Uncached
+
+    case = cell.case
+    identity = {
+        **identity_of(subject, case, samples),
+        "version": environment.commit(),
+        "weights": subject.weights,
+    }
+    wanted = [
+        (name, setting)
+        for name in methods
+        for setting in METHODS[name].settings(short)
+        if setting.fits(case)
+        if {**identity, "family": setting.family, "label": setting.label} not in table
+    ]
+    if not wanted:
+        return
+    began = time.perf_counter()
+    batch = batch_of(subject, samples)
+    reference = Uncached().run(subject, case, batch)
+    native = reference.costs[0].native
+    references = {False: reference, True: reference}
+    if case.sampler in SDE_SAMPLERS and any(setting.one_by_one for _, setting in wanted):
+        # These samplers draw noise for the whole batch at once: a sample alone takes another path.
+        references[True] = run_setting(Uncached(one_by_one=True), subject, case, batch, native)
+    for name, setting in wanted:
+        run = run_setting(setting, subject, case, batch, native)
+        truth = references[setting.one_by_one]
+        pictures, true_pictures = subject.picture(run.latents), subject.picture(truth.latents)
+        decibels, likeness = psnr(pictures, true_pictures), ssim(pictures, true_pictures)
+        table.append(
+            {
+                **identity,
+                "method": name,
+                "family": setting.family,
+                "label": setting.label,
+                "speedup": joint_speedup(run.costs, subject.depth),
+                "psnr_mean": mean(decibels),
+                "psnr_median": median(decibels),
+                "psnr_worst": min(decibels),
+                "ssim_mean": mean(likeness),
+                "ssim_median": median(likeness),
+                "latent_error": mean(relative_error(run.latents, truth.latents)),
+                "full": mean([c.full for c in run.costs]),
+                "accepted": mean([c.verified for c in run.costs]),
+                "rejected": mean([c.rejected for c in run.costs]),
+                "forecast": mean([c.forecast for c in run.costs]),
+                "native_calls": native,
+                "blocks": mean([c.blocks(subject.blocks) for c in run.costs]),
+                "native_blocks": native * subject.blocks,
+                "cache_bytes": run.cache_bytes,
+            }
+        )
+    print(f"{subject.name} {case.key}: {len(wanted)} settings in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def time_cell(
+    subject: Any, cell: Cell, methods: list[str], again: list[str], samples: int, rounds: int, table: Table
+) -> None:
+    """Seconds of all settings of a cell whose rows in the table lack them, or whose method is timed `again`."""
+    from methods import METHODS
+
+    identity = identity_of(subject, cell.case, samples)
+    found = [
+        (setting, table.find({**identity, "family": setting.family, "label": setting.label}))
+        for name in methods
+        for setting in METHODS[name].settings(False)
+        if setting.fits(cell.case)
+    ]
+    untimed = {
+        setting: row for setting, row in found if row is not None and (not row["seconds"] or row["method"] in again)
+    }
+    if not untimed:
+        return
+    began = time.perf_counter()
+    native = round(float(next(iter(untimed.values()))["native_calls"]))
+    for setting, (seconds, native_seconds) in time_settings(subject, cell.case, list(untimed), native, rounds).items():
+        untimed[setting]["seconds"] = _text(seconds)
+        untimed[setting]["native_seconds"] = _text(native_seconds)
+        untimed[setting]["measured_speedup"] = _text(native_seconds / seconds)
+    table.rewrite()
+    print(f"{subject.name} {cell.case.key}: {len(untimed)} timed in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def time_settings(
+    subject: Any, case: Any, settings: list[Any], native: int, rounds: int
+) -> dict[Any, tuple[float, float]]:
+    """(seconds, uncached seconds) at batch 1 by setting, medians over rounds; settings take turns, uncached between."""
+    from measure.quality import median
+    from measure.sampling import batch_of
+    from methods.fewer_steps import Uncached
+
+    taken: dict[Any, list[tuple[float, float]]] = {setting: [] for setting in settings}
+    for n in range(rounds):
+        single = batch_of(subject, 1, first_seed=n)
+        before = Uncached().run(subject, case, single).seconds
+        for start in range(0, len(settings), 4):
+            group = [(s, s.run(subject, case, single, native).seconds) for s in settings[start : start + 4]]
+            after = Uncached().run(subject, case, single).seconds
+            for setting, seconds in group:
+                taken[setting].append((seconds, (before + after) / 2))
+            before = after
+    result = {}
+    for setting, pairs in taken.items():
+        if pairs:
+            seconds = median([s for s, _ in pairs])
+            result[setting] = (seconds, seconds * median([u / s for s, u in pairs]))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def listed(kind: type) -> Any:
+        return lambda text: [kind(part) for part in text.split(",")]
+
+    parser.add_argument("--quick", action="store_true", help="the summary table again, from fewer samples and settings")
+    parser.add_argument("--models", type=listed(str), help="default: every trained model that is there")
+    parser.add_argument("--methods", type=listed(str), help="default: all")
+    parser.add_argument("--steps", type=listed(int), default=[50, 28, 20])
+    parser.add_argument("--samplers", type=listed(str), help="with --schedulers and --cfg: all their combinations")
+    parser.add_argument("--schedulers", type=listed(str))
+    parser.add_argument("--cfg", type=listed(float))
+    parser.add_argument("--full-grid", action="store_true", help="every sampler x scheduler x guidance; a day")
+    parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, quick {QUICK_SAMPLES_ELSEWHERE} or fewer")
+    parser.add_argument("--again", type=listed(str), default=[], metavar="METHODS", help="measure these again")
+    parser.add_argument("--time-again", type=listed(str), default=[], metavar="METHODS", help="only their seconds")
+    parser.add_argument("--short", action="store_true", help="fewer settings per method everywhere")
+    parser.add_argument("--no-timing", action="store_true")
+    parser.add_argument("--rounds", type=int, default=TIMING_ROUNDS, help=f"of timing; default {TIMING_ROUNDS}")
+    parser.add_argument("--out", type=Path, help="default benchmarks/results, quick benchmarks/out/quick")
+    parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--report", action="store_true", help="only make table and plot from the CSV that is there")
+    options = parser.parse_args()
+
+    out = options.out or (environment.BENCHMARKS / "out" / "quick" if options.quick else environment.RESULTS)
+    began = time.perf_counter()
+    environment.prepare()
+    if options.quick and not options.out:
+        shutil.rmtree(out, ignore_errors=True)  # a quick run measures; it does not go on
+        quick_in_parallel(options.models, out)
+    table = Table(out / "benchmark.csv")
+    if not options.report and not (options.quick and not options.out):
+        measure_all(options, table, out)
+    if options.no_report:
+        return
+    from tables import summary
+
+    compare_with = environment.RESULTS / "summary.json" if options.quick else None
+    print(summary.write(table.rows, out, compare_with))
+    print(f"\n{time.perf_counter() - began:.0f} s; {table.path}, table and plot beside it")
+
+
+def quick_in_parallel(models: list[str] | None, out: Path) -> None:
+    """A process per model, as many at a time as there are cores, and their rows in one CSV.
+
+    Within a model every method still takes its turn in one process.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from measure.subjects import TRAINED
+
+    given = [a for i, a in enumerate(sys.argv[1:]) if a != "--models" and sys.argv[i] != "--models"]
+
+    def one(model: str) -> int:
+        command = [sys.executable, __file__, *given, "--models", model, "--out", str(out / model), "--no-report"]
+        return subprocess.run(command).returncode
+
+    with ThreadPoolExecutor(max(1, min(len(os.sched_getaffinity(0)), 4))) as pool:
+        codes = list(pool.map(one, reversed(models or TRAINED)))  # video first: it takes longest
+    if any(codes):
+        sys.exit("one of the models could not be measured; see above")
+    table = Table(out / "benchmark.csv")
+    for model in models or TRAINED:
+        for row in Table(out / model / "benchmark.csv").rows:
+            table.append(row)
+
+
+def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
+    from measure.subjects import TRAINED, SubjectMissingError, load
+    from methods import METHODS
+
+    methods = options.methods or ["speca", *(name for name in METHODS if name != "speca")]
+    if unknown := [name for name in methods if name not in METHODS]:
+        sys.exit(f"no method is called {unknown[0]!r}; choose among {', '.join(METHODS)}")
+    subjects = {}
+    for name in options.models or TRAINED:
+        try:
+            subjects[name] = load(name)
+        except SubjectMissingError as missing:
+            print(f"left out: {missing}")
+    table.keep(lambda row: row["model"] not in subjects or row["weights"] == subjects[row["model"]].weights)
+    table.keep(lambda row: row["model"] not in subjects or row["method"] not in options.again)
+    models, guided = list(subjects), 2.5
+    if options.full_grid:
+        options.samplers = options.samplers or ["euler", "dpmpp_2m", "heun", *SDE_SAMPLERS]
+        options.schedulers = options.schedulers or ["simple", "beta", "normal"]
+        options.cfg = options.cfg or [1.0, guided]
+    if options.quick or options.samplers or options.schedulers or options.cfg:
+        options.samplers, options.schedulers = options.samplers or ["euler"], options.schedulers or ["simple"]
+        options.cfg = options.cfg or [1.0]
+        cells = product(models, options.steps, options)
+    else:
+        cells = star(models, options.steps, guided)
+    cells.sort(key=lambda cell: not cell.thorough)  # the cells that the summary needs come first
+    note_run(out, options, subjects)
+    if options.quick:
+        methods = [name for name in methods if name not in QUICK_LEAVES_OUT or name in (options.methods or ())]
+
+    def samples_of(model: str) -> int:
+        quick = QUICK_SAMPLES.get(model, QUICK_SAMPLES_ELSEWHERE)
+        return options.samples or (quick if options.quick else SAMPLES)
+
+    for cell in cells:
+        short = options.quick or options.short or not cell.thorough
+        measure(subjects[cell.model], cell, methods, samples_of(cell.model), short, table)
+    if not options.no_timing:
+        rounds = 1 if options.quick else options.rounds
+        for cell in cells:
+            if cell.thorough and (not options.quick or cell.case.steps == options.steps[-1]):
+                samples = samples_of(cell.model)
+                time_cell(subjects[cell.model], cell, methods, options.time_again, samples, rounds, table)
+
+
+def note_run(out: Path, options: argparse.Namespace, subjects: dict[str, Any]) -> None:
+    """Add this run's command and versions to `runs.json`, beside the figures it makes."""
+    from speca.config import SpeCaConfig
+
+    path = out / "runs.json"
+    runs = json.loads(path.read_text()) if path.is_file() else []
+    entry = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "command": shlex.join(["python", "dev.py", "bench", *sys.argv[1:]]),
+        "versions": environment.versions(),
+        "speca_defaults": SpeCaConfig().to_json(),
+        "models": {
+            name: {
+                "weights": s.weights,
+                "blocks": s.blocks,
+                "computed_for_blocks": s.depth,
+                "latent": list(s.latent_shape),
+            }
+            for name, s in subjects.items()
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([*runs, entry], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

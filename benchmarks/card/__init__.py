@@ -1,0 +1,1 @@
+"""What calls cost on a graphics card."""

@@ -1,0 +1,1 @@
+"""How the emoji models were trained: `python dev.py train flux`."""

@@ -700,21 +700,24 @@ def lint(arguments: list[str]) -> int:
     return int(any(codes))
 
 
+def modules(package: str) -> list[str]:
+    """Names of the modules in one of the benchmark's packages, such as "studies"."""
+    names = sorted(file.stem for file in BENCHMARKS.joinpath(*package.split(".")).glob("[!_]*.py"))
+    if not names:
+        raise DevError("The benchmark is not part of what is installed; clone the repository.")
+    return names
+
+
 def bench(arguments: list[str]) -> int:
+    modules("measure")
     set_up(tests=True)
     return in_venv("-m", "bench", *arguments, benchmark=True)
-
-
-def modules(package: str) -> list[str]:
-    """Names of the modules in a package of the benchmark, such as "studies"."""
-    files = BENCHMARKS.joinpath(*package.split(".")).glob("[!_]*.py")
-    return sorted(file.stem for file in files)
 
 
 def study(arguments: list[str]) -> int:
     names = modules("studies")
     if not arguments or arguments[0] not in names:
-        raise DevError(f"Say which question: python dev.py study {'|'.join(names) or '(none here)'}")
+        raise DevError(f"Say which question: python dev.py study {'|'.join(names)}")
     set_up(tests=True)
     return in_venv("-m", f"studies.{arguments[0]}", *arguments[1:], benchmark=True)
 
@@ -722,7 +725,7 @@ def study(arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     names = [name for name in ("dit", "flux", "hunyuan_video") if name in modules("zoo.training")]
     if not arguments or arguments[0] not in names:
-        raise DevError(f"Say which model to train: python dev.py train {'|'.join(names) or '(none here)'}")
+        raise DevError(f"Say which model to train: python dev.py train {'|'.join(names)}")
     set_up(tests=False)
     return in_venv("-m", f"zoo.training.{arguments[0]}", *arguments[1:], benchmark=True)
 

@@ -31,7 +31,8 @@ class SpeCaDiTLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         files = folder_paths.get_filename_list(FOLDER)
-        names = [*files, *([SHIPPED_NAME] if SHIPPED.is_file() else [])]
+        shipped = SHIPPED.is_file()
+        names = [*files, *([SHIPPED_NAME] if shipped else [])]
         return io.Schema(
             node_id="SpeCaDiTLoader",
             display_name="Load DiT",
@@ -44,8 +45,8 @@ class SpeCaDiTLoader(io.ComfyNode):
                     options=names,
                     default=next((name for name in names if "dit" in name.lower()), None),
                     tooltip="A file in models/diffusion_models: .safetensors, or the authors' .pt. A file that is not "
-                    "a DiT is refused with the reason, and code inside a .pt file is never run. dit-emoji is a small "
-                    "one to try things with: 32x32 pixels, emoji instead of ImageNet.",
+                    "a DiT is refused with the reason, and code inside a .pt file is never run."
+                    + (" dit-emoji is a small one to try: 32x32 pixels, emoji instead of ImageNet." if shipped else ""),
                 ),
                 advanced(
                     io.Combo.Input(

@@ -263,6 +263,21 @@ def test_train_names_the_models_there_are(
     assert "dev.py train flux" in capsys.readouterr().out
 
 
+def test_study_runs_the_module_that_is_named_and_names_those_there_are(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dev, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(dev, "set_up", lambda **_: None)
+    monkeypatch.setattr(dev, "venv_python", lambda: sys.executable)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "__init__.py").touch()
+    (tmp_path / "studies" / "why.py").write_text("import pathlib, sys; pathlib.Path(sys.argv[1]).touch(); sys.exit(7)")
+    assert dev.main(["study", "how"]) == 1
+    assert "dev.py study why\n" in capsys.readouterr().out
+    assert dev.main(["study", "why", str(tmp_path / "ran")]) == 7
+    assert (tmp_path / "ran").is_file()
+
+
 @pytest.mark.parametrize(("version", "fits"), [((3, 9), False), ((3, 10), False), ((3, 11), True), ((3, 14), False)])
 def test_python_versions(dev: ModuleType, version: tuple[int, int], fits: bool) -> None:
     assert dev.supported(version) is fits

@@ -153,4 +153,7 @@ def decode(latents: torch.Tensor, enlarge: int = 1, method: str = "lanczos") -> 
 
 class EmojiDemo(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadFlux, LoadHunyuanVideo, Prompt, EmptyLatent, Decode]
+        loaders = {"flux": LoadFlux, "hunyuan_video": LoadHunyuanVideo}
+        # What a user installs has only the demo's own model.
+        present = [loader for kind, loader in loaders.items() if models.FILES[kind].is_file()]
+        return [*present, Prompt, EmptyLatent, Decode]

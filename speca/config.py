@@ -35,8 +35,8 @@ class SpeCaConfig:
     noise_gain_limit: the largest sum of |weights| of a forecast; a forecast that would exceed it goes up in order
         only as far as the limit allows. None: the architecture's own (`adapters.base.Architecture`).
 
-    The defaults are those that gave the highest PSNR at equal computed speedup on the small trained FLUX and DiT, at 50
-    and 28 steps of euler (benchmarks/README.md, "Defaults").
+    The defaults gave the highest PSNR at equal computed speedup on the emoji FLUX and DiT, at 50 and 28 steps of euler.
+    They are not confirmed on other models.
     """
 
     threshold: float = 0.08

@@ -64,7 +64,7 @@ def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
     guess, which is plain reuse of the newest anchor (with one anchor, whose output is reused: what follows from the
     latent); the farther a forecast goes, the larger the error that both its outputs share. Never less than the
     difference. Not in the paper; it ranks forecasts by their true error better than the difference alone, on
-    the small FLUX, DiT and HunyuanVideo (benchmarks/results/verification.md).
+    the emoji FLUX, DiT and HunyuanVideo (benchmarks/results/verification.md), and is not confirmed on other models.
     """
     return (difference * torch.maximum(difference, reach)).sqrt()
 

@@ -1,4 +1,4 @@
-"""Try many settings of SpeCa on one model quickly, and see what each is worth against the rivals.
+"""What is a setting of SpeCa worth on one model, beside the best rival at the same speed? Many settings, quickly.
 
     python dev.py study explore --model flux --steps 50 --set threshold=0.05,0.1,0.2 --set order=1,2,3
 

@@ -1,4 +1,4 @@
-"""What an error costs: one forecast at a single call of a run, and the error of the final picture that it causes.
+"""What does an error cost? One forecast at a single call of a run, and the error of the final picture it causes.
 
     python dev.py study sensitivity [--models flux,dit,hunyuan_video] [--steps 28] [--samples 4]
 

@@ -290,8 +290,8 @@ def plot(cells: Sequence[Cell], path: Path, speed: str, label: str) -> None:
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(4.6 * columns, 3.6 * rows), squeeze=False, layout="constrained"
     )
-    colours = dict(zip(METHODS, pyplot.get_cmap("tab10").colors, strict=False))
-    markers = dict(zip(METHODS, "sv^dphPo", strict=False))
+    colours = dict(zip(METHODS, itertools.cycle(pyplot.get_cmap("tab20").colors), strict=False))
+    markers = dict(zip(METHODS, itertools.cycle("sv^dphP"), strict=False)) | {"speca": "o"}
     handles = {}
     for cell in cells:
         model, step = models.index(cell.model), steps.index(cell.steps)

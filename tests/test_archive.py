@@ -47,8 +47,9 @@ def test_an_archive_holds_all_but_the_benchmark_and_its_models(unpacked: Path) -
     assert models == ["flux-emoji.safetensors"]
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatch")
 def test_the_registry_serves_the_same_files(unpacked: Path) -> None:
-    """Its tool takes the tracked files that `.comfyignore` does not match, last pattern first, as `.gitignore` does."""
+    """Its tool takes the tracked files that `.comfyignore` does not match; the last pattern wins."""
     pathspec = pytest.importorskip("pathspec")
     spec = pathspec.PathSpec.from_lines("gitwildmatch", git("show", "HEAD:.comfyignore").decode().splitlines())
     committed = set(git("ls-tree", "-r", "-z", "--name-only", "HEAD").decode().split("\0")) - {""}

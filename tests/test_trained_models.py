@@ -176,6 +176,7 @@ def test_demo_graph_runs(graphs, kind, images, tmp_path):
 def test_core_decodes_the_pictures_too(graphs, emoji):
     """The demo graph may use core's "pixel_space" VAE instead of the demo's own node."""
     import nodes
+
     from zoo.emoji_pack.demo_nodes import decode
 
     latents = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from .adapters import NotThisArchitectureError, recognise
 from .adapters.base import Anatomy, BlockList, exchanged_forward, exchanged_forwards, is_batched
 from .adapters.generic import prove
+from .call import Call, Exact, ForecastImpossibleError, Latent, Tensors
 from .config import SpeCaConfig
 from .events import Listener, Origin, RunHeader, RunRecord, Status
-from .history import Latent, Tensors
 from .path import SamplingPath
-from .session import Call, Exact, ForecastImpossibleError, Session
+from .session import Session
 
 __all__ = ["Attachment", "attach", "attachment_of"]
 
@@ -167,7 +167,7 @@ class Attachment:
         """PREDICT_NOISE wrapper: `args` are x, timestep, model_options, seed (`CFGGuider.predict_noise`)."""
         options = args[2] if len(args) > 2 else kwargs.get("model_options", {})
         run: _Run | None = options.get("transformer_options", {}).get(KEY)
-        if run is None or run.session.header.native is not None or not isinstance(args[0], Tensor):
+        if run is None or run.session.tally.header.native is not None or not isinstance(args[0], Tensor):
             return executor(*args, **kwargs)
         x, sigma = args[0], float(args[1].flatten()[0])
         run.path.arrive(x, sigma)
@@ -179,14 +179,14 @@ class Attachment:
         """APPLY_MODEL wrapper (comfy/model_base.py): exchanges the network's forward for one call."""
         options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
         run: _Run | None = options.get(KEY)
-        if run is None or run.session.header.native is not None:
+        if run is None or run.session.tally.header.native is not None:
             return executor(*args, **kwargs)
         model = executor.class_obj
         network = model.diffusion_model
         try:
             anatomy = run.anatomy_of(network)
         except NotThisArchitectureError as missing:
-            run.session.go_native(str(missing))
+            run.session.tally.go_native(str(missing))
             return executor(*args, **kwargs)
         with exchanged_forward(network, functools.partial(run.forward, model, args[0], anatomy, _Forwards.of(network))):
             return executor(*args, **kwargs)
@@ -231,10 +231,10 @@ class _Run:
                 anatomy = _proved(model, anatomy, forwards, args, kwargs, len(call.streams))
                 splittable = False  # how the network treats the rows of a batch is not known
         except ForecastImpossibleError as refused:
-            self.session.go_native(f"this call cannot be cached ({refused}); the run is computed natively")
+            self.session.tally.go_native(f"this call cannot be cached ({refused}); the run is computed natively")
             return forwards.full(*args, **kwargs)
         except NotThisArchitectureError as missing:
-            self.session.go_native(str(missing))
+            self.session.tally.go_native(str(missing))
             return forwards.full(*args, **kwargs)
         added_to = kwargs.get("control") is not None or _patch_signature(kwargs.get("transformer_options", {}))
         entry = _Entry(False) if added_to or forwards.compiled else self._entries[call.kind]

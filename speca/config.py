@@ -26,7 +26,7 @@ class SpeCaConfig:
     accumulate_error: compare the sum of the errors since the last full call, not each error alone (the paper's rule).
     warmup_steps: the first calls of each stream that are always computed. From one computed call the model can only be
         repeated, where its output is mostly the latent's own noise in what does not follow from the latent
-        (`session.MOSTLY_NOISE_SPREAD`); where that cannot be judged, a second is computed whatever is set here.
+        (`stream.MOSTLY_NOISE_SPREAD`); where that cannot be judged, a second is computed whatever is set here.
     max_consecutive: the most forecasts in a row.
     start_percent, end_percent: the part of the run's steps, 0 to 1, in which forecasts are allowed.
     error_metric: one of `verify.ERROR_METRICS`.

@@ -8,25 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-Tensors = tuple[Tensor, ...]
+from .call import Latent, Tensors
 
 # Elements combined at a time: bounds the fp32 working copy to 64 MB, whatever the length of a video.
 CHUNK = 1 << 24
-
-
-@dataclass(frozen=True)
-class Latent:
-    """What a call was given, x of (B, ...), and how much of its output follows from x alone.
-
-    output = carry * x + spread * rest, `rest` being of the order of 1 (`schedule.NoiseLevel`).
-    """
-
-    x: Tensor
-    carry: float
-    spread: float
-
-    def row(self, index: int) -> Latent:
-        return replace(self, x=self.x[index : index + 1])
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .call import Call
 from .config import SpeCaConfig
+from .draft import can_forecast
+from .stream import Stream
 from .verify import threshold_at
 
 
@@ -50,6 +54,42 @@ def decide(config: SpeCaConfig, situation: Situation) -> Decision:
     if situation.expected_error > threshold:
         return Decision("full", "expected_over", situation.expected_error)
     return Decision("speculate")
+
+
+def decide_all(config: SpeCaConfig, call: Call, streams: Sequence[Stream], splittable: bool) -> list[Decision]:
+    """One decision per sample; `streams` has one for each row of the call.
+
+    A batch that cannot be taken apart is computed whole as soon as one sample is.
+    """
+    decisions = [
+        decide(config, situation(call, [streams[row] for row in call.rows_of([sample])]))
+        for sample in range(call.n_samples)
+    ]
+    if not splittable and any(d.action == "full" for d in decisions):
+        return [d if d.action == "full" else Decision("full", "with_rejected") for d in decisions]
+    return decisions
+
+
+def situation(call: Call, streams: Sequence[Stream]) -> Situation:
+    """Of one sample, by the streams of all its rows."""
+    return Situation(
+        calls=min(s.calls for s in streams),
+        verifiable=all(can_forecast(call, s) for s in streams),
+        in_a_row=max(s.in_a_row for s in streams),
+        progress=call.progress,
+        expected_error=max(expected_error(call, s) for s in streams),
+    )
+
+
+def expected_error(call: Call, stream: Stream) -> float:
+    """At least what the next check will find, if the error goes on growing as it did last; 0 if nothing tells.
+
+    Where the sampler adds noise, noise decides. Nothing is expected while nothing tells which way to trust: the first
+    forecast that is thrown away teaches that (`answer.best_direct_shares`).
+    """
+    if stream.in_a_row == 0 or stream.direct_share is None or call.renoised:
+        return 0.0
+    return stream.errors.expected(call.weight, call.renoised)
 
 
 def needs_anchor(config: SpeCaConfig, progress: float) -> bool:

@@ -15,8 +15,9 @@ DECIDED_AT = 3.0
 """The ratio of noise to signal at which a picture begins to forget an error made before.
 
 An error early in a run is partly undone: while noise prevails, the network takes it for noise. Fitted to the final
-error that one wrong call causes, at each of 28 euler steps of the three emoji models (`benchmarks/studies/sensitivity.py`),
-and not confirmed on others: there a class is one drawing, which puts early errors right.
+error that one wrong call causes, at each of 28 euler steps of the three emoji models
+(benchmarks/studies/sensitivity.py), and not confirmed on others: there a class is one drawing, which puts early errors
+right.
 """
 
 

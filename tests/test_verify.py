@@ -1,20 +1,27 @@
 """Error metrics by hand and by their invariances; the threshold; the verdict."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fake_network import HEADER, REUSE, Renoised, errors
+from speca.call import Call, Latent
+from speca.session import Session
 from speca.verify import (
+    CARRIED_GROWTH,
     ERROR_METRICS,
+    ErrorSum,
     cosine,
     elementwise_l1,
     judge,
     likely_error,
     relative_l1,
     relative_l2,
+    row_errors,
     threshold_at,
 )
 
@@ -102,3 +109,36 @@ def test_an_error_that_is_not_a_number_rejects_whatever_the_threshold(error):
     verdict = judge(error, 1e9)
     assert not verdict.accepted
     assert verdict.error == math.inf
+
+
+def test_with_fresh_noise_a_sum_of_errors_does_not_grow():
+    """Repeating a rest of 1 where it is 2 and then 3: the outputs are wrong by 2/4 and by 4/6."""
+    config = replace(REUSE, threshold=10.0, accumulate_error=True)
+    session = Session(config, HEADER)
+    for i, (time, rest) in enumerate([(5.0, 1.0), (4.0, 1.0), (3.0, 2.0), (2.0, 3.0)]):
+        latent = Latent(torch.zeros(1, 4), 0.5, 2.0)
+        session.evaluate(
+            Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True), Renoised(time, 0.0, rest=rest)
+        )
+    assert errors(session)[2:] == pytest.approx([2 / 4, 2 / 4 + 4 / 6])
+
+
+def test_a_row_is_as_wrong_as_the_worst_of_its_tensors():
+    """The first tensor's second row: verified 4, direct 3, other 1, so 1/4 and 2/3; all else agrees."""
+    verified, direct, other = torch.tensor([[2.0], [4.0]]), torch.tensor([[2.0], [3.0]]), torch.tensor([[2.0], [1.0]])
+    same = torch.ones(2, 5)
+    errors = row_errors("relative_l2", (verified, same), (direct, same), (other, same))
+    assert errors.tolist() == pytest.approx([0.0, math.sqrt(1 / 4 * 2 / 3)])
+
+
+def test_a_sum_of_errors_by_hand():
+    """.1 at weight 2 is a rate of .05; carried on it has grown, and .05 more at weight 3 is expected."""
+    first = ErrorSum().after(0.1, weight=2.0, renoised=False, accumulate=True)
+    assert (first.total, first.added) == pytest.approx((0.1, 0.05))
+    assert first.carried(renoised=False) == pytest.approx(CARRIED_GROWTH * 0.1)
+    assert first.carried(renoised=True) == 0.1
+    assert first.expected(3.0, renoised=False) == pytest.approx(CARRIED_GROWTH * 0.1 + 0.15)
+    second = first.after(0.5, weight=1.0, renoised=True, accumulate=True)
+    assert (second.total, second.added) == pytest.approx((0.5, 0.4))
+    assert second.after(0.7, weight=0.0, renoised=True, accumulate=True).added == second.added
+    assert first.after(0.5, weight=1.0, renoised=True, accumulate=False).total == 0.0

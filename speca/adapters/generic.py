@@ -21,8 +21,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..history import Tensors
-from ..session import ForecastImpossibleError, Network
+from ..call import ForecastImpossibleError, Network, Tensors
 from .base import (
     Anatomy,
     Architecture,

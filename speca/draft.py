@@ -1,0 +1,124 @@
+"""What a call's streams forecast for it, before any of the network is run: features and output. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .call import Call, ForecastImpossibleError, Tensors
+from .config import NOISE_GAIN_LIMIT, SpeCaConfig
+from .forecast import Forecast, forecast_weights, reuse
+from .history import History
+from .stream import Stream
+
+# Where the sampler adds noise, anchors differ by more than time: a forecast may amplify them less. On the emoji FLUX
+# and DiT with dpmpp_2m_sde, 2 is 1 dB better at 2x than 3.5; not confirmed on other models.
+RENOISED_NOISE_GAIN_LIMIT = 2.0
+
+ANCHORS_TO_FORECAST = 2
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What anchors say of `rows` of a call, (R, ...) per tensor.
+
+    features: for the last block, to be put on a share of the call's own embedded input: one of `own_shares` per row.
+    direct: the output, forecast from past outputs.
+    other: another guess at the output, to tell how far the forecast reaches. It repeats the newest output; where the
+        forecast itself can do no more than that, with one anchor, it follows from the latent. Where a lone anchor's
+        output is mostly noise, the two change places.
+    """
+
+    rows: Sequence[int]
+    features: Tensors
+    own_shares: Sequence[float]
+    direct: Tensors
+    other: Tensors
+
+
+def can_forecast(call: Call, stream: Stream) -> bool:
+    """Whether the stream's anchors are enough to forecast from and to check with.
+
+    An anchor at the call's own time needs a latent to be of use, and so does a lone one: a repeated output would
+    have nothing but itself to be held against.
+    """
+    history = stream.history
+    if call.latent is None:
+        return sum(t != call.time for t in history.times) >= ANCHORS_TO_FORECAST
+    if history.lone is not None:
+        repeatable = history.lone.added is not None or not stream.mostly_noise
+        return repeatable and history.has_latents and not call.renoised and history.lone.time != call.time
+    return len(history) >= ANCHORS_TO_FORECAST
+
+
+def forecast(
+    config: SpeCaConfig, call: Call, streams: Sequence[Stream], rows: Sequence[int], device: torch.device
+) -> Draft:
+    """The draft of `rows`, on `device`; `streams` has one for each row of the call. Every one of `rows` `can_forecast`.
+
+    Raises `ForecastImpossibleError` where the rows' features have different shapes.
+    """
+    features, direct, other = zip(
+        *(_forecast_row(config, call, row, streams[row], device) for row in rows), strict=True
+    )
+    if len({tuple(t.shape for t in row) for row in features}) > 1:
+        raise ForecastImpossibleError("shape_changed")
+    own_shares = [1.0 if streams[row].repeats_added else streams[row].own_share for row in rows]
+    return Draft(rows, _cat(features), own_shares, _cat(direct), _cat(other))
+
+
+def _forecast_row(
+    config: SpeCaConfig, call: Call, row: int, stream: Stream, device: torch.device
+) -> tuple[Tensors, Tensors, Tensors]:
+    """(features, direct, other) of one row, see `Draft`.
+
+    Where the features repeat an anchor, the output must not: the last block on repeated features would find
+    little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
+    a second call at an anchor's own time (heun), from the latent that has changed since.
+    """
+    history, times = stream.history, stream.history.times
+    gain_limit = NOISE_GAIN_LIMIT if config.noise_gain_limit is None else config.noise_gain_limit
+    tighter = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT) if call.renoised else gain_limit
+    weighed = forecast_weights(config.forecaster, times, call.time, config.order, tighter)
+    newest = reuse(times, call.time, 0)
+    check = _no_repetition(call, history, weighed, gain_limit)
+    direct = _forecast_output(call, row, history, weighed.weights, check, device)
+    other = _output_from_latent(call, row, history, newest, device) if history.lone else None
+    other = other or _forecast_output(call, row, history, newest, newest, device)
+    if stream.repeats_added:
+        return history.repeat_added(device), other, direct
+    return history.forecast_features(weighed.weights, device), direct, other
+
+
+def _no_repetition(call: Call, history: History, weighed: Forecast, gain_limit: float) -> Sequence[float]:
+    """Weights of an output forecast that is no mere repetition of an anchor."""
+    times = history.times
+    others = [t for t in times if t != call.time]
+    if weighed.order > 0 and len(others) == len(times):
+        return weighed.weights
+    line = iter(forecast_weights("newton", others, call.time, 1, gain_limit).weights)
+    return [0.0 if t == call.time else next(line) for t in times]
+
+
+def _forecast_output(
+    call: Call, row: int, history: History, weights: Sequence[float], without: Sequence[float], device: torch.device
+) -> Tensors:
+    """From the latent by `weights`, where it holds what no anchor knows; else from past outputs alone, by `without`."""
+    if call.renoised or call.time in history.times:
+        from_latent = _output_from_latent(call, row, history, weights, device)
+        if from_latent is not None:
+            return from_latent
+    return history.forecast_output(without, device)
+
+
+def _output_from_latent(
+    call: Call, row: int, history: History, weights: Sequence[float], device: torch.device
+) -> Tensors | None:
+    latent = call.latent_of(row)
+    return None if latent is None else history.forecast_output_from(latent, weights, device)
+
+
+def _cat(rows: Sequence[Tensors]) -> Tensors:
+    return tuple(torch.cat(tensors) if len(tensors) > 1 else tensors[0] for tensors in zip(*rows, strict=True))

@@ -1,0 +1,166 @@
+"""Which trajectory a row of a call belongs to, and what is known of that trajectory.
+
+A *stream* is one sample under one conditioning. All state that decisions rest on is per stream; a run begins with none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .call import Call, Exact, Latent, Tensors
+from .history import Anchor, History
+from .verify import ErrorSum
+
+# Below this spread a model's output is mostly its latent's own noise, a hundredth of which is as large as the picture.
+# The spread is 1 and more for flow matching, about 1 / sigma for EPS. So where a run begins with a smaller one:
+# - A lone anchor, which can only be repeated, is repeated in what does not follow from the latent.
+# - Forecasts of features hold OWN_SHARE of the call's own embedded latent in the place of the forecast one. Forecast as
+#   a whole, they know nothing of where the latent has drifted; with all of it, the last block takes the drift for
+#   noise, which the skipped blocks would have told apart.
+# - DIRECT_SHARE of each answer is the direct forecast, until a rejection shows what is right for this run.
+# Chosen on the emoji DiT, and not confirmed on other models.
+MOSTLY_NOISE_SPREAD = 0.5
+OWN_SHARE = 0.4
+DIRECT_SHARE = 0.4
+
+Place = Callable[[Tensor], Tensor]
+"""Moves a kept tensor to where anchors live."""
+
+
+class Stream:
+    """One stream's state.
+
+    mostly_noise: what the output was at the stream's first call. Later calls may differ, but not the kind of anchors.
+    own_share: of the embedded input, which is not in the anchors' features but each call's own.
+    direct_share: of an answer, which is the direct forecast's (`answer`); None while nothing tells.
+    calls: made so far. in_a_row: forecasts accepted since the last full call. errors: theirs, summed.
+    """
+
+    def __init__(self, depth: int, mostly_noise: bool) -> None:
+        self._depth = depth
+        self.history = History(depth)
+        self.mostly_noise = mostly_noise
+        self.own_share = OWN_SHARE if mostly_noise else 0.0
+        self.direct_share = DIRECT_SHARE if mostly_noise else None
+        self.calls = 0
+        self.in_a_row = 0
+        self.errors = ErrorSum()
+
+    @property
+    def needs_embedded(self) -> bool:
+        return self.own_share > 0 or self.mostly_noise
+
+    @property
+    def repeats_added(self) -> bool:
+        """Whether a lone anchor is repeated in what its blocks added to the embedded input."""
+        lone = self.history.lone
+        return lone is not None and lone.added is not None
+
+    def forget(self) -> None:
+        self.history = History(self._depth)
+
+    def keep_own(self, share: float) -> None:
+        if share != self.own_share:  # features without another share are no anchors of these
+            self.own_share = share
+            self.forget()
+
+    def learn_direct_share(self, share: float) -> None:
+        """The mean of the new and the old: one call is one noisy sample."""
+        self.direct_share = share if self.direct_share is None else (self.direct_share + share) / 2
+
+    def count_accepted(self, errors: ErrorSum) -> None:
+        self.calls += 1
+        self.in_a_row += 1
+        self.errors = errors
+
+    def count_computed(self) -> None:
+        self.calls += 1
+        self.in_a_row = 0
+        self.errors = ErrorSum()
+
+    def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place) -> None:
+        """Record as an anchor what `exact` has in its row `i`, which is the batch's `row`."""
+        alone = exact.output[0].shape[0] == 1
+        features = tuple(f[i : i + 1] for f in exact.features or ())
+        embedded = None if exact.embedded is None else tuple(e[i : i + 1] for e in exact.embedded)
+        added = None
+        if embedded is None:
+            if call.renoised:  # the past knows nothing of the latent's noise
+                return
+            self.keep_own(0.0)
+        elif self.mostly_noise and not call.renoised and all(t == call.time for t in self.history.times):
+            added = tuple(f - e for f, e in zip(features, embedded, strict=True))
+        if embedded is not None and self.own_share > 0:
+            # In the place of what is not needed any more: a video's features are large.
+            outs = embedded if alone else [None] * len(features)
+            features = tuple(
+                torch.sub(f, e, alpha=self.own_share, out=out)
+                for f, e, out in zip(features, embedded, outs, strict=True)
+            )
+        elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch
+            features = tuple(f.clone() for f in features)
+
+        def placed(tensors: Tensors) -> Tensors:
+            return tuple(place(t) for t in tensors)
+
+        output = tuple(o[i : i + 1].clone() for o in exact.output)
+        latent = _own_latent(call, row, exact.output, place)
+        kept_added = None if added is None else placed(added)
+        self.history.record(Anchor(call.time, placed(features), placed(output), latent, kept_added))
+
+
+class Streams:
+    """The streams of one run by their keys. Thread-safe as far as threads have streams of their own.
+
+    depth: anchors that each keeps.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._by_key: dict[Hashable, Stream] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def of(self, call: Call) -> list[Stream]:
+        """The stream of each row of `call`, made at its first call and told what this one brings."""
+        streams = [self._begin(call, key) for key in call.streams]
+        if call.renoised:
+            for stream in streams:
+                stream.keep_own(1.0)
+        return streams
+
+    def _begin(self, call: Call, key: Hashable) -> Stream:
+        with self._lock:
+            if key not in self._by_key:
+                self._by_key[key] = Stream(self._depth, _is_mostly_noise(call))
+            return self._by_key[key]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all anchors."""
+        with self._lock:
+            return sum(stream.history.nbytes for stream in self._by_key.values())
+
+    def clear(self) -> None:
+        with self._lock:
+            self._by_key.clear()
+
+
+def _is_mostly_noise(call: Call) -> bool:
+    """Whether the call's output is little but the noise of its latent."""
+    return call.latent is not None and call.latent.spread < MOSTLY_NOISE_SPREAD
+
+
+def _own_latent(call: Call, row: int, output: Tensors, place: Place) -> Latent | None:
+    """A copy of the row's latent, if it is of the output's shape."""
+    if call.latent is None or [t.shape[1:] for t in output] != [call.latent.x.shape[1:]]:
+        return None
+    latent = call.latent.row(row)
+    return replace(latent, x=place(latent.x.clone()))

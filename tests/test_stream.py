@@ -1,0 +1,73 @@
+"""Which stream a row belongs to, and what that keeps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fake_network import HEADER, ONCE, REUSE, FakeNetwork, call_at, two_full_calls
+from speca.call import Call, Latent
+from speca.session import Session
+
+
+def test_streams_of_separate_calls_do_not_mix():
+    """Cond is constant at 10, uncond at 20, in calls of their own: each repeats its own value, without error."""
+    session = Session(REUSE, HEADER)
+    for step in range(4):
+        for stream, level in (("cond", 10.0), ("uncond", 20.0)):
+            network = FakeNetwork(float(step), 1, value=lambda time, row, level=level: level)
+            (output,) = session.evaluate(Call(float(step), 1.0, step, 0.1, 1, (stream,)), network)
+            assert output.unique().tolist() == [level]
+    assert [c.rows[0].outcome for c in session.tally.record().calls] == ["full"] * 4 + ["accepted"] * 4
+    assert {c.rows[0].error for c in session.tally.record().calls[4:]} == {0.0}
+
+
+def test_what_a_stream_keeps_is_settled_by_its_first_call():
+    """At the end of a run the output is noise no longer; anchors of two kinds could not be combined."""
+    session = Session(replace(ONCE, threshold=0.05), HEADER)
+    for i, (value, spread) in enumerate([(4.0, 0.1), (8.0, 0.1), (8.0, 2.0)]):
+        network = FakeNetwork(2.0 - i, 1, lambda t, r, value=value: value, embedded=1.0)
+        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=spread), network)
+    assert list(network.given[1]) == [0.4]
+
+
+@pytest.mark.parametrize(
+    ("spread", "embedded", "forecast", "own_share"),
+    [(0.1, 1.0, 7.6, 0.4), (0.1, None, 8.0, 0.0), (1.0, 1.0, 8.0, 0.0)],
+    ids=["mostly noise", "mostly noise, not embedded", "flow"],
+)
+def test_with_a_second_anchor_features_hold_a_share_of_the_own_latent_where_it_is_mostly_noise(
+    spread, embedded, forecast, own_share
+):
+    """Features of 8, of which 1 is the embedded input's: four tenths of that are left out, to be this call's own."""
+    session = Session(replace(ONCE, threshold=0.05), HEADER)
+    for i, value in enumerate((4.0, 8.0, 8.0)):  # the repetition is far off and computed
+        network = FakeNetwork(2.0 - i, 1, lambda t, r, value=value: value, embedded=embedded)
+        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=spread), network)
+    assert [call.outcome for call in session.tally.record().calls][1] in ("full", "rejected")
+    ((features,), own_shares) = network.given
+    torch.testing.assert_close(features, torch.full((1, 4), forecast))
+    assert list(own_shares) == [own_share]
+
+
+def test_samples_with_one_anchor_and_with_two_share_a_batch():
+    """Only the first sample's repetition is rejected, so only the second goes on with what its blocks added."""
+    session = Session(replace(ONCE, threshold=0.05, accumulate_error=False), HEADER)
+    streams = ("a", "b")
+    for i in range(3):
+        latent = Latent(torch.full((2, 4), 3.0), 0.5, 0.1)
+        network = FakeNetwork(3.0 - i, 2, lambda t, r: 8.0 if r == 0 and t < 3 else 4.0, embedded=1.0)
+        session.evaluate(Call(3.0 - i, 1.0, i, 0.0, 2, streams, latent=latent), network)
+    ((features,), own_shares) = network.given
+    assert list(own_shares) == [0.4, 1.0]
+    torch.testing.assert_close(features[:, 0], torch.tensor([7.6, 3.0]))
+
+
+def test_anchors_from_before_the_noise_are_dropped():
+    """Their features hold the embedded input, later ones do not."""
+    session = two_full_calls(REUSE, (3.0, 3.0))
+    latent = Latent(torch.full((1, 4), 3.0), 0.5, 1.0)
+    call = Call(3.0, 3.0, 2, 0.0, 1, ("s",), latent=latent, renoised=True)
+    session.evaluate(call, FakeNetwork(3.0, 1, lambda t, r: 4.0))
+    assert session.tally.record().calls[2].rows[0].reason == "no_anchor"
+    assert session.streams.of(call)[0].history.times == [3.0]

@@ -131,6 +131,16 @@ def load_pack() -> None:
         _load_package(PACK, ROOT)
 
 
+def from_benchmarks(name: str) -> types.ModuleType:
+    """The module `name` of `benchmarks/` (`zoo.emoji_pack.models`), which is on `sys.path` for its import only."""
+    folder = str(ROOT / "benchmarks")
+    sys.path.append(folder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
+
+
 def make_base_directory(folder: Path) -> Path:
     """A base directory for ComfyUI below `folder`, with this pack and the test nodes linked into `custom_nodes`."""
     base = folder / "base"
@@ -292,8 +302,9 @@ class Graphs:
 
     def forget(self) -> None:
         """Drop all cached outputs, so that the next run executes every node."""
+        sizes = {"lru": 0, "ram": 0, "ram_inactive": 0}  # the last one is asked for from 0.23 on
         self._executor = self._execution.PromptExecutor(
-            self.server, cache_type=self._execution.CacheType.CLASSIC, cache_args={"lru": 0, "ram": 0}
+            self.server, cache_type=self._execution.CacheType.CLASSIC, cache_args=sizes
         )
 
     def run(self, graph: dict[str, Any], *, extra_pnginfo: dict[str, Any] | None = None) -> GraphResult:

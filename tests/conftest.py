@@ -114,14 +114,8 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def emoji(comfy: None) -> Iterator[object]:
+def emoji(comfy: None) -> object:
     """`zoo.emoji_pack`, the small emoji models as a library."""
-    benchmarks = Path(__file__).resolve().parent.parent / "benchmarks"
-    sys.path.append(str(benchmarks))
-    try:
-        import zoo.emoji_pack.judge
-        import zoo.emoji_pack.models
-
-        yield zoo.emoji_pack
-    finally:
-        sys.path.remove(str(benchmarks))
+    for module in ("judge", "models"):
+        comfy_env.from_benchmarks(f"zoo.emoji_pack.{module}")
+    return sys.modules["zoo.emoji_pack"]

@@ -218,9 +218,7 @@ def build(name: str, *, batch: int = 1, **config: Any) -> TinyModel:
 
 
 def _from_spec(spec: Spec, batch: int, config: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> TinyModel:
-    import comfy.supported_models
-
-    model_config = getattr(comfy.supported_models, spec.model_class)(dict(spec.config) | config)
+    model_config = tiny_models.config_of(spec, config)
     model_config.set_inference_dtype(torch.float32, None)
     model = model_config.get_model(state_dict, "", device=torch.device("cpu")).to(torch.float32)
     _shrink_encoders(model.diffusion_model)

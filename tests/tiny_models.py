@@ -274,6 +274,7 @@ SPECS: dict[str, Spec] = {
             "ops_bias": False,
             "default_ref_method": "index",
             "ref_index_scale": 10.0,
+            "txt_ids_dims": [3],
         },
         (1, 128, 4, 4),
         Prompt(fixed={"guidance": 4.0}),
@@ -590,10 +591,8 @@ def build(
 
     `config` overrides single entries of the network's configuration, for instance `depth_single_blocks=12`.
     """
-    import comfy.supported_models
-
     spec = SPECS[name]
-    model_config = getattr(comfy.supported_models, spec.model_class)(dict(spec.config) | config)
+    model_config = config_of(spec, config)
     computed_in = torch.bfloat16 if dtype.itemsize == 1 else None  # no arithmetic in eight bits
     model_config.set_inference_dtype(dtype, computed_in)
     model = model_config.get_model({}, "", device=torch.device("cpu"))
@@ -601,6 +600,16 @@ def build(
     randomise(model.diffusion_model, seed)
     latent = {"samples": torch.zeros((batch, *spec.latent[1:]))}
     return TinyModel(patcher_of(model), latent, spec.prompt.encode(100), spec.prompt.encode(200), spec.cfg)
+
+
+def config_of(spec: Spec, changes: dict[str, Any]) -> Any:
+    """The instance of `comfy.supported_models` that `spec` names, configured with `changes` for the ComfyUI here."""
+    import comfy.supported_models
+
+    import comfy_env
+
+    fitted = comfy_env.from_benchmarks("zoo.emoji_pack.versions").fitted
+    return getattr(comfy.supported_models, spec.model_class)(fitted(spec.config | changes))
 
 
 def patcher_of(model: Any) -> ModelPatcher:

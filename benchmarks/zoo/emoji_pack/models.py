@@ -22,6 +22,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from . import versions
+
 MODELS = Path(__file__).resolve().parent.parent / "models"
 """Where the trained models lie: beside this pack's real folder, also when that is linked into `custom_nodes`."""
 METADATA_KEY = "speca_emoji"
@@ -114,7 +116,7 @@ class ConditionTable(nn.Module):
 
 def build(config: EmojiConfig, dtype: torch.dtype = torch.float32, device: torch.device | None = None):
     """ComfyUI's BaseModel of this architecture, weights uninitialised."""
-    model_config = MODEL_CONFIGS[config.kind](copy.deepcopy(config.unet))
+    model_config = MODEL_CONFIGS[config.kind](versions.fitted(copy.deepcopy(config.unet)))
     model_config.sampling_settings = {**model_config.sampling_settings, **config.sampling}
     model_config.set_inference_dtype(dtype, None)
     return model_config.get_model({}, "", device=device)
@@ -159,6 +161,7 @@ def load(path: str | Path, dtype: torch.dtype | None = None) -> comfy.model_patc
             model_params=sum(v.numel() for v in weights.values()), supported_dtypes=supported
         )
     model = build(config, dtype, offload_device)
+    weights = versions.renamed(weights, model.diffusion_model.state_dict().keys())
     missing, unexpected = model.diffusion_model.load_state_dict(weights, strict=False)
     if missing or unexpected:
         raise ValueError(f"{path.name} does not fit its own configuration: missing {missing}, unexpected {unexpected}")

@@ -63,22 +63,27 @@ def start_from_flux(model, path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    source = {k: v.float() for k, v in load_file(path).items()}
+    from zoo.emoji_pack.versions import renamed
+
     target = model.state_dict()
     hidden = UNET["hidden_size"]
     width = int(hidden * UNET["mlp_ratio"])
     last_double = UNET["depth"] - 1
     taken = {}
 
+    def origin_of(name):
+        origin = name.replace("txt_in.input_embedder", "txt_in").replace("img_in.proj", "img_in")
+        # its last double block is followed by the single ones, as FLUX's last one is
+        return origin.replace(f"diffusion_model.double_blocks.{last_double}.", "diffusion_model.double_blocks.2.")
+
+    source = renamed({k: v.float() for k, v in load_file(path).items()}, {origin_of(name) for name in target})
+
     def keep(first, second):
         strength = first.norm(dim=1) * second.norm(dim=0)
         return strength.topk(width).indices.sort().values
 
     for name in target:
-        origin = name.replace("txt_in.input_embedder", "txt_in").replace("img_in.proj", "img_in")
-        if origin.startswith(f"diffusion_model.double_blocks.{last_double}."):
-            # its last double block is followed by the single ones, as FLUX's last one is
-            origin = origin.replace(f"double_blocks.{last_double}.", "double_blocks.2.")
+        origin = origin_of(name)
         if origin not in source:
             continue
         value = source[origin]

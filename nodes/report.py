@@ -6,7 +6,7 @@ import json
 
 from comfy_api.latest import io
 
-from ..speca.attach import attachment_of
+from ..speca.comfyui.attach import attachment_of
 
 
 class SpeCaReport(io.ComfyNode):

@@ -6,7 +6,7 @@ import functools
 
 from comfy_api.latest import io
 
-from ..speca.attach import attach
+from ..speca.comfyui.attach import attach
 from ..speca.config import CACHE_DEVICES, SpeCaConfig
 from ..speca.forecast import FORECASTERS, MAX_ORDER
 from ..speca.verify import ERROR_METRICS

@@ -1,7 +1,9 @@
-"""One run's way through its noise levels: what each error will cost, and whether the sampler adds fresh noise."""
+"""One run's way through its noise levels: where a call stands, what its errors will cost, and whether the sampler adds
+fresh noise."""
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +25,7 @@ class SamplingPath:
 
     def __init__(self, model_sampling: Any, sigmas: Sequence[float]) -> None:
         self._model_sampling = model_sampling
+        self._sigmas = sigmas
         self._levels: dict[float, NoiseLevel | None] = {}
         levels = [self.level(sigma) for sigma in sigmas[:-1]]
         known = [level for level in levels if level is not None]
@@ -30,6 +33,21 @@ class SamplingPath:
         self._weights = error_weights(known, sigmas[-1]) if whole and known else (1.0,) * len(levels)
         self._last: tuple[float, Tensor, Tensor] | None = None
         self.renoised = False
+
+    def position(self, sigma: float) -> tuple[int, float]:
+        """(step, progress): the schedule's interval that `sigma` falls in, and its place in the run from 0 to 1.
+
+        A sampler may ask between two sigmas of the schedule. A sigma that is repeated counts from its last place.
+        """
+        sigmas, steps = self._sigmas, len(self._sigmas) - 1
+        if steps < 1:
+            return 0, 0.0
+        ascending = [-s for s in sigmas]
+        after = bisect.bisect_right(ascending, -sigma * (1 - 1e-5) + 1e-9)
+        step = min(max(after - 1, 0), steps - 1)
+        gap = sigmas[step] - sigmas[step + 1]
+        fraction = (sigmas[step] - sigma) / gap if gap > 0 else 0.0
+        return step, min(max((step + fraction) / steps, 0.0), 1.0)
 
     def weight(self, step: int) -> float:
         """Of an error in the output at a call of this step, 1 on the run's average."""

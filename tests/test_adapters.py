@@ -48,14 +48,15 @@ class Chain(nn.Module):
 
 
 def bound(network: nn.Module, stage: Any, *args: Any, also_skipped: Any = (), **kwargs: Any) -> Any:
-    """`_BoundNetwork` over one call of `network`, with what `stage` states of its blocks."""
+    """`BoundNetwork` over one call of `network`, with what `stage` states of its blocks."""
     from speca.adapters.base import Architecture, find_anatomy
-    from speca.attach import _BoundNetwork, _Entry, _Forwards
+    from speca.comfyui.compiled import Forwards
+    from speca.comfyui.network import BoundNetwork, Entry
 
     architecture = Architecture("test", "Test", (), (stage,), also_skipped=also_skipped)
     latent = args[0][0] if isinstance(args[0], list) else args[0]
     anatomy = find_anatomy(architecture, network)
-    return _BoundNetwork(anatomy, _Forwards.of(network), args, kwargs, latent.shape[0], True, _Entry())
+    return BoundNetwork(anatomy, Forwards.of(network), args, kwargs, latent.shape[0], True, Entry())
 
 
 class TestBlockList:
@@ -170,7 +171,7 @@ class TestGuards:
             return {"img": args["img"]} if next(calls) >= 4 else extra["original_block"](args)
 
         tiny.model_patcher.set_model_patch_replace(skip_some, "dit", "single_block", 2)
-        from speca.attach import attach, attachment_of
+        from speca.comfyui.attach import attach, attachment_of
         from speca.config import SpeCaConfig
 
         patcher = attach(tiny.model_patcher, SpeCaConfig(threshold=1e9, order=1, warmup_steps=2))
@@ -197,7 +198,7 @@ class TestGuards:
 
 def sampled(tiny: Any, **settings: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """(the unpatched model's latent, SpeCa's with every forecast let through, the record)"""
-    from speca.attach import attach, attachment_of
+    from speca.comfyui.attach import attach, attachment_of
     from speca.config import SpeCaConfig
 
     patcher = attach(tiny.model_patcher, SpeCaConfig(**({"threshold": 1e9, "order": 1} | settings)))

@@ -25,7 +25,7 @@ def compiled(model):
 
 def run(model, tiny):
     import tiny_models
-    from speca.attach import attachment_of
+    from speca.comfyui.attach import attachment_of
 
     latent = tiny_models.ksample(model, *tiny[1:], steps=10)
     attachment = attachment_of(model)
@@ -33,7 +33,7 @@ def run(model, tiny):
 
 
 def with_speca(model, **settings):
-    from speca.attach import attach
+    from speca.comfyui.attach import attach
     from speca.config import SpeCaConfig
 
     return attach(model, SpeCaConfig(**settings))

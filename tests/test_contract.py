@@ -36,14 +36,14 @@ def _table(request: pytest.FixtureRequest) -> None:
 
 
 def attached(patcher: Any, listener: Any = None, **settings: Any) -> Any:
-    from speca.attach import attach
+    from speca.comfyui.attach import attach
     from speca.config import SpeCaConfig
 
     return attach(patcher, SpeCaConfig(**settings), listener)
 
 
 def record_of(patcher: Any) -> Any:
-    from speca.attach import attachment_of
+    from speca.comfyui.attach import attachment_of
 
     return attachment_of(patcher).run_of()
 
@@ -173,15 +173,16 @@ def exact_and_repeated(
     share of the embedded input that they are to be put on.
     """
     from speca.adapters import recognise
-    from speca.attach import _BoundNetwork, _Entry, _Forwards, copied
+    from speca.comfyui.compiled import Forwards
+    from speca.comfyui.network import BoundNetwork, Entry, copied
 
     found: list[tuple[Any, Any, bool]] = []
 
     def action(network: nn.Module, native: Any, args: Any, kwargs: Any) -> None:
         inputs = {k: v for k, v in kwargs.items() if k != "transformer_options"}
         before = copied([list(args), inputs])
-        forwards = _Forwards(native, native, False)
-        bound = _BoundNetwork(recognise(network), forwards, args, kwargs, args[0].shape[0], True, _Entry())
+        forwards = Forwards(native, native, False)
+        bound = BoundNetwork(recognise(network), forwards, args, kwargs, args[0].shape[0], True, Entry())
         exact = bound.full(None, True, keep_embedded=own_share is not None)
         assert exact.features is not None
         given, shares = exact.features, []
@@ -231,17 +232,18 @@ class TestContract:
     def test_the_embedded_input_is_the_same_wherever_it_is_found(self, subject: Subject) -> None:
         """At the first block, once that was seen to be right, or at the last one with all others left out."""
         from speca.adapters import recognise
-        from speca.attach import _BoundNetwork, _Entry, _Forwards
+        from speca.comfyui.compiled import Forwards
+        from speca.comfyui.network import BoundNetwork, Entry
 
-        entry, calls = _Entry(), []
+        entry, calls = Entry(), []
 
         def action(network: nn.Module, native: Any, args: Any, kwargs: Any) -> None:
             def embedded(entry: Any) -> Any:
-                anatomy, forwards = recognise(network), _Forwards(native, native, False)
-                bound = _BoundNetwork(anatomy, forwards, args, kwargs, args[0].shape[0], True, entry)
+                anatomy, forwards = recognise(network), Forwards(native, native, False)
+                bound = BoundNetwork(anatomy, forwards, args, kwargs, args[0].shape[0], True, entry)
                 return bound.full(None, True, keep_embedded=True).embedded
 
-            at_the_last = embedded(_Entry(False))
+            at_the_last = embedded(Entry(False))
             calls.append(same(embedded(entry), at_the_last) and same(embedded(entry), at_the_last))
 
         with in_each_call(subject.tiny.model_patcher, action) as patcher:
@@ -384,11 +386,11 @@ class TestContract:
         assert distance(split, batched) < 1e-3
 
     def test_one_rejected_sample_is_recomputed_alone(self, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-        import speca.attach
+        import speca.comfyui.network
         import speca.session
 
         rejected, judged, computed = 1, iter(range(10**6)), []
-        judge, full = speca.session.judge, speca.attach._BoundNetwork.full
+        judge, full = speca.session.judge, speca.comfyui.network.BoundNetwork.full
 
         def reject_one(error: float, threshold: float, accumulated: float) -> Any:
             return judge(float("inf") if next(judged) % 3 == rejected else error, threshold, accumulated)
@@ -410,7 +412,7 @@ class TestContract:
         near = distance(accepting[rejected], plain[rejected]) / 10
         assert near > 1e-4
         monkeypatch.setattr(speca.session, "judge", reject_one)
-        monkeypatch.setattr(speca.attach._BoundNetwork, "full", note_rows)
+        monkeypatch.setattr(speca.comfyui.network.BoundNetwork, "full", note_rows)
         mixed = run(**ACCEPT)
         assert computed == [None] * WARM_UP + [[rejected] * n_chunks] * (STEPS - WARM_UP)
         assert distance(mixed[rejected], plain[rejected]) < near

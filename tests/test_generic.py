@@ -183,7 +183,7 @@ def model_with(network: nn.Module) -> tiny_models.TinyModel:
 
 
 def run(tiny: tiny_models.TinyModel, **settings: Any) -> tuple[torch.Tensor, Any]:
-    from speca.attach import attach, attachment_of
+    from speca.comfyui.attach import attach, attachment_of
     from speca.config import SpeCaConfig
 
     patcher = attach(tiny.model_patcher, SpeCaConfig(**({"order": 1, "accumulate_error": False} | settings)))

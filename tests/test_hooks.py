@@ -30,7 +30,7 @@ def scheduled(tiny, second_strength):
 
 def run(tiny, positive, **settings):
     import tiny_models
-    from speca.attach import attach, attachment_of
+    from speca.comfyui.attach import attach, attachment_of
     from speca.config import SpeCaConfig
 
     model = attach(tiny.model_patcher, SpeCaConfig(**settings)) if settings else tiny.model_patcher

@@ -46,7 +46,7 @@ def samplers_of(emoji):
     """kind -> f(SpeCa's settings, sampler): a short guided run of a trained model."""
     import comfy.sample
 
-    from speca.attach import attach
+    from speca.comfyui.attach import attach
     from speca.dit.comfy_model import class_conditioning, load_dit
 
     flux = emoji.models.load(emoji.models.FILES["flux"])
@@ -77,7 +77,7 @@ def test_samplers_that_add_noise_are_told_from_those_that_do_not(samplers_of, mo
             super().__init__(*args)
             paths.append(self)
 
-    monkeypatch.setattr("speca.attach.SamplingPath", Noted)
+    monkeypatch.setattr("speca.comfyui.attach.SamplingPath", Noted)
     samplers_of[kind](SpeCaConfig(), sampler)
     assert len(paths) == 1
     assert paths[0].renoised == (sampler in NOISY)

@@ -363,7 +363,7 @@ def _run(
     cache_device: str = "gpu",
 ) -> None:
     """One sampling run with `warmup` full calls and `further` ones; their milliseconds go to `times`, by outcome."""
-    from speca.attach import attach, attachment_of
+    from speca.comfyui.attach import attach, attachment_of
     from speca.config import SpeCaConfig
 
     config = SpeCaConfig(
@@ -427,7 +427,7 @@ def watched(patcher: Any, clock: Clock, into: list[float]) -> Any:
 
 def timed_block(anatomy: Any, clock: Clock, into: list[float]) -> Any:
     """Notes the milliseconds of the verification block, in full and in accepted calls."""
-    from speca.attach import exchanged_forward
+    from speca.adapters.base import exchanged_forward
 
     block = anatomy.verification_block
     native = block.forward
@@ -443,7 +443,7 @@ def timed_block(anatomy: Any, clock: Clock, into: list[float]) -> Any:
 
 def entering_block(anatomy: Any, into: list[Tensor]) -> Any:
     """Keeps the last call's tensors that enter the verification block, as empty ones of the same shape and dtype."""
-    from speca.attach import exchanged_forward
+    from speca.adapters.base import exchanged_forward
 
     block, stage = anatomy.verification_block, anatomy.verification_stage
     native = block.forward

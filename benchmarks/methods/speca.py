@@ -34,7 +34,7 @@ class SpeCa:
         return True
 
     def run(self, subject: Subject, case: Case, batch: Batch, native: int) -> Run:
-        from speca.attach import attach, attachment_of
+        from speca.comfyui.attach import attach, attachment_of
         from speca.config import SpeCaConfig
 
         patched = attach(subject.patcher, SpeCaConfig(**dict(self.settings)))

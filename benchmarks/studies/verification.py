@@ -207,7 +207,7 @@ def overhead(subject: Any, case: Any, runs: int = 3) -> dict[str, float]:
     """Medians at batch 1 of a full and of an accepted call, in milliseconds, and their ratio."""
     from measure.quality import median
     from measure.sampling import batch_of, sample
-    from speca.attach import attach, attachment_of
+    from speca.comfyui.attach import attach, attachment_of
     from speca.config import SpeCaConfig
 
     full, accepted = [], []

@@ -1,0 +1,205 @@
+"""A run's lifetime on a ComfyUI model: wrappers for a run and for each call, and nothing that outlives them.
+
+Two of ComfyUI's wrappers are used (`comfy/patcher_extension.py`). OUTER_SAMPLE encloses one sampling run: the
+session is made there and dropped in `finally`. APPLY_MODEL encloses each call, on the very instance of the model that
+is called: there the network's forward is exchanged for the length of the call (`run`, `network`).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..adapters import NotThisArchitectureError, recognise
+from ..adapters.base import exchanged_forward
+from ..config import SpeCaConfig
+from ..events import Listener, Origin, RunHeader, RunRecord, Status
+from ..path import SamplingPath
+from ..session import Session
+from . import KEY
+from .compiled import Forwards, call_innermost, uncompiled
+from .placement import Placement
+from .run import Run
+
+__all__ = ["Attachment", "attach", "attachment_of"]
+
+RUNS_KEPT = 8
+
+# Wrappers of other caches, by the key they register under. Two caches on one model would forecast from forecasts.
+OTHER_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
+
+
+def attach(
+    model: comfy.model_patcher.ModelPatcher,
+    config: SpeCaConfig,
+    listener: Listener | None = None,
+    origin: Callable[[], Origin] = Origin,
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of `model` that samples with SpeCa. `model` itself is not changed, nor are its weights.
+
+    A SpeCa that is attached already is replaced, so the node nearest the sampler wins. A network without an adapter
+    is passed through: its runs are native and say so.
+    """
+    patched = model.clone()
+    attachment = Attachment(config, listener, origin)
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.APPLY_MODEL):
+        patched.remove_wrappers_with_key(kind, KEY)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, attachment.sample)
+    try:
+        recognise(patched.model.diffusion_model)
+    except NotThisArchitectureError:
+        pass  # said once per run, in the run's own line
+    else:
+        patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, attachment.predict_noise)
+        patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, attachment.apply_model)
+    patched.set_attachments(KEY, attachment)
+    return patched
+
+
+def attachment_of(model: comfy.model_patcher.ModelPatcher) -> Attachment | None:
+    """SpeCa's attachment on `model`, or None if no SpeCa node is upstream."""
+    return model.get_attachment(KEY)
+
+
+class Attachment:
+    """What rides on a patched model: the settings, and the records of its last runs. No state of a run is in here."""
+
+    def __init__(self, config: SpeCaConfig, listener: Listener | None, origin: Callable[[], Origin]) -> None:
+        self.config = config
+        self._listener = listener
+        self._origin = origin
+        self._runs: deque[tuple[RunRecord, tuple[Any, ...]]] = deque(maxlen=RUNS_KEPT)
+
+    def run_of(self, samples: Tensor | None = None) -> RunRecord | None:
+        """The record of the run that made the latent `samples`; without a match, of the last run. None before any."""
+        wanted = None if samples is None else _fingerprint(samples)
+        for record, fingerprint in reversed(self._runs):
+            if fingerprint == wanted:
+                return record
+        return self._runs[-1][0] if self._runs else None
+
+    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """OUTER_SAMPLE wrapper: `args` start with noise, latent image, sampler, sigmas (`CFGGuider.sample`)."""
+        guider = executor.class_obj
+        noise, _, sampler, sigmas = args[:4]
+        session = self._open(guider, noise, sampler, sigmas)
+        unchanged = guider.model_options
+        status: Status = "failed"
+        result = None
+        try:
+            guider.model_options = comfy.model_patcher.create_model_options_clone(unchanged)
+            options = guider.model_options.setdefault("transformer_options", {})
+            path = SamplingPath(guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist())
+            options[KEY] = Run(session, path)
+            call_innermost(options)
+            result = executor(*args, **kwargs)
+            status = "finished"
+            return result
+        except comfy.model_management.InterruptProcessingException:
+            status = "interrupted"
+            raise
+        finally:
+            guider.model_options = unchanged
+            record = session.close(status)
+            self._runs.append((record, _fingerprint(result)))
+
+    def _open(self, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor) -> Session:
+        model = guider.model_patcher.model
+        device = guider.model_patcher.load_device
+        steps = max(len(sigmas) - 1, 0)
+        architecture, experimental, n_blocks, native = None, False, 0, None
+        config = self.config
+        try:
+            anatomy = recognise(uncompiled(model.diffusion_model))
+        except NotThisArchitectureError as missing:
+            native = str(missing)
+        else:
+            architecture, experimental = anatomy.architecture.name, anatomy.architecture.experimental
+            n_blocks = anatomy.n_blocks
+            config = config.for_architecture(anatomy.architecture.noise_gain_limit)
+            native = self._reason_to_stay_native(guider, steps)
+        header = RunHeader(
+            settings=config.to_json(),
+            model=type(model).__name__,
+            architecture=architecture,
+            experimental=experimental,
+            n_blocks=n_blocks,
+            steps=steps,
+            sampler=_sampler_name(sampler),
+            n_samples=noise.shape[0],
+            origin=self._origin(),
+            native=native,
+        )
+        return Session(config, header, self._listener, Placement(self.config, device), _clock(device))
+
+    def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
+        wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
+        keys = {key for by_key in wrappers.values() for key in by_key}
+        for key, name in OTHER_CACHES.items():
+            if key in keys:
+                return f"{name} is on this model too; remove one of the two nodes. This run is left to {name}"
+        warm_up = self.config.warmup_steps
+        if self.config.threshold > 0 and steps < warm_up + 2:
+            return (
+                f"{steps} steps are too few for {warm_up} warm-up step{'' if warm_up == 1 else 's'} and a forecast "
+                f"between two computed ones (at least {warm_up + 2}); it runs uncached"
+            )
+        return None
+
+    def predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """PREDICT_NOISE wrapper: `args` are x, timestep, model_options, seed (`CFGGuider.predict_noise`)."""
+        options = args[2] if len(args) > 2 else kwargs.get("model_options", {})
+        run: Run | None = options.get("transformer_options", {}).get(KEY)
+        if run is None or run.native or not isinstance(args[0], Tensor):
+            return executor(*args, **kwargs)
+        x, sigma = args[0], float(args[1].flatten()[0])
+        run.path.arrive(x, sigma)
+        denoised = executor(*args, **kwargs)
+        run.path.leave(x, sigma, denoised)
+        return denoised
+
+    def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """APPLY_MODEL wrapper (comfy/model_base.py): exchanges the network's forward for one call."""
+        options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
+        run: Run | None = options.get(KEY)
+        if run is None or run.native:
+            return executor(*args, **kwargs)
+        model = executor.class_obj
+        network = model.diffusion_model
+        try:
+            anatomy = run.anatomy_of(network)
+        except NotThisArchitectureError as missing:
+            run.session.tally.go_native(str(missing))
+            return executor(*args, **kwargs)
+        with exchanged_forward(network, functools.partial(run.forward, model, args[0], anatomy, Forwards.of(network))):
+            return executor(*args, **kwargs)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    def waiting() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return waiting if device.type == "cuda" else time.perf_counter
+
+
+def _sampler_name(sampler: Any) -> str:
+    function = getattr(sampler, "sampler_function", None)
+    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
+
+
+def _fingerprint(latent: Any) -> tuple[Any, ...]:
+    """Tells one run's latent from another's, on whatever device and in whatever dtype it arrives at the report."""
+    if not isinstance(latent, Tensor):
+        return (None,)
+    values = latent.detach().to("cpu", torch.float64)
+    return (tuple(latent.shape), round(float(values.sum()), 4), round(float(values.abs().sum()), 4))

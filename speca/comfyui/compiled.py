@@ -1,0 +1,77 @@
+"""Networks compiled as a whole or block by block (`torch.compile`): what can skip, and how blocks are watched."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import nn
+
+from ..adapters.base import exchanged_forward
+from . import KEY
+
+Keep = Callable[[tuple[Any, ...], dict[str, Any]], None]
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network itself, out of the module that `torch.compile` puts around it."""
+    return getattr(network, "_orig_mod", network)
+
+
+@dataclass(frozen=True)
+class Forwards:
+    """How a network is run in full, and how with skipped blocks. They differ for a network compiled as a whole
+    (TorchCompileModel): a compiled graph cannot skip, so speculated calls, which run one block, are not compiled."""
+
+    full: Callable[..., Any]
+    skipping: Callable[..., Any]
+    compiled: bool
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Forwards:
+        plain = uncompiled(network)
+        return cls(network.forward, plain.forward, plain is not network)
+
+
+def call_innermost(options: dict[str, Any]) -> None:
+    """Put SpeCa's APPLY_MODEL wrapper last in this run's options, so that it runs inside those that exchange the
+    network (TorchCompileModel), in whatever order the nodes were connected."""
+    wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    if KEY in wrappers:
+        wrappers[KEY] = wrappers.pop(KEY)
+
+
+class Tap:
+    """Shows a block's inputs to `keep` before the block runs.
+
+    A compiled graph is kept for later calls, and with it what it was traced with. For such a block the tap is one
+    object for good, run outside the graph: a later call finds it there with that call's `keep`, or with none. Should a
+    graph be reused that was traced without it, nothing is kept, and without anchors every call is computed in full.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.native: Callable[..., Any] = functools.partial(type(block).forward, block)
+        self.keep: Keep | None = None
+        self.outside_graphs = torch.compiler.disable(self.__call__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.keep is not None:
+            self.keep(args, kwargs)
+        return self.native(*args, **kwargs)
+
+
+@contextmanager
+def tapped(block: nn.Module, keep: Keep, compiled: bool) -> Iterator[None]:
+    tap = block.__dict__.setdefault(f"_{KEY}_tap", Tap(block)) if compiled else Tap(block)
+    unchanged = tap.native
+    tap.native, tap.keep = block.forward, keep
+    try:
+        with exchanged_forward(block, tap.outside_graphs if compiled else tap):
+            yield
+    finally:
+        tap.native, tap.keep = unchanged, None

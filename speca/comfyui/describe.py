@@ -1,0 +1,70 @@
+"""ComfyUI's call of a network as a `speca.call.Call`: whose rows these are, and where in the run they stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..call import Call, ForecastImpossibleError, Latent
+from ..path import SamplingPath
+
+
+def describe(model: Any, latent: Any, x: Any, options: dict[str, Any], path: SamplingPath) -> Call:
+    """What the sampler asks of the network.
+
+    latent: the sampler's own x. x: what the network is given, a tensor or a list of them, each with a row for each
+    sample under each conditioning. options: `transformer_options`. Raises `ForecastImpossibleError` saying what is
+    missing.
+    """
+    shape = tuple((x[0] if isinstance(x, (list, tuple)) else x).shape)
+    conds = tuple(options.get("cond_or_uncond", (0,)))
+    if shape[0] % len(conds):
+        raise ForecastImpossibleError(f"{shape[0]} rows do not divide into {len(conds)} conditionings")
+    n_samples = shape[0] // len(conds)
+    sigmas = options.get("sigmas")
+    if sigmas is None:
+        raise ForecastImpossibleError("the sampler gives no sigma")
+    sigma = float(sigmas.flatten()[0])
+    step, progress = path.position(sigma)
+    level = path.level(sigma)
+    window, patches = _window(options), patch_signature(options)
+    chunks = [(str(uuid), window, patches, _hook_signature(model)) for uuid in options.get("uuids") or conds]
+    return Call(
+        time=float(model.model_sampling.timestep(sigmas.flatten()[:1]).float()),
+        sigma=sigma,
+        step=step,
+        progress=progress,
+        n_samples=n_samples,
+        streams=tuple((chunks[row // n_samples], row % n_samples) for row in range(shape[0])),
+        conds=conds,
+        kind=(conds, shape, patches),
+        window=window[0] if window else None,
+        weight=path.weight(step),
+        latent=Latent(latent, level.carry, level.spread)
+        if level is not None and isinstance(latent, Tensor) and latent.shape[0] == shape[0]
+        else None,
+        renoised=path.renoised and level is not None,
+    )
+
+
+def _window(options: dict[str, Any]) -> tuple[int, ...] | None:
+    """The frames of a context window (comfy/context_windows.py); each window is a trajectory of its own."""
+    window = options.get("context_window")
+    return None if window is None else tuple(getattr(window, "index_list", ()))
+
+
+def patch_signature(options: dict[str, Any]) -> tuple[str, ...]:
+    """Names what is patched into this call. Guidance that perturbs the model (PAG, SLG) calls it with the same
+    conditioning and other patches: that is another stream."""
+    names = [f"patches/{name}" for name, patches in options.get("patches", {}).items() if patches]
+    for group, replaced in options.get("patches_replace", {}).items():
+        names.extend(f"{group}/{key}" for key in replaced)
+    return tuple(sorted(names))
+
+
+def _hook_signature(model: Any) -> tuple[tuple[int, float], ...]:
+    """The hooks whose weights are in force and their strengths (comfy/hooks.py). A LoRA schedule changes the weights
+    in the middle of a run: features of the old weights are no anchors of the new ones."""
+    hooks = getattr(getattr(model, "current_patcher", None), "current_hooks", None)
+    return tuple((id(hook.hook_ref), float(hook.strength)) for hook in getattr(hooks, "hooks", ()))

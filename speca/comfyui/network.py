@@ -1,0 +1,206 @@
+"""A network bound to one call: run it in full, or its last block and head on given features.
+
+For the length of such a run the forwards of blocks are exchanged, and put back. Exchanging beats `patches_replace`,
+which half of the architectures lack, and leaves other packs' patches in force: what they wrap around a block wraps a
+skipped block as well, and what they add before the verification block is in the features that were kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.base import Anatomy, BlockList, exchanged_forward, exchanged_forwards, is_batched
+from ..call import Exact, ForecastImpossibleError, Tensors
+from .compiled import Forwards, tapped
+
+
+@dataclass
+class Entry:
+    """Whether what enters a network's first block is what reaches its last one when all blocks are skipped.
+
+    It is where there is one list of blocks and nothing is added on the way. None until it was seen in one call.
+    """
+
+    is_embedded: bool | None = None
+
+
+class BoundNetwork:
+    """`session.Network` over one call of a ComfyUI network."""
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        forwards: Forwards,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        n_rows: int,
+        splittable: bool,
+        entry: Entry,
+    ) -> None:
+        self._anatomy = anatomy
+        self._forwards = forwards
+        self._args = args
+        self._kwargs = kwargs
+        self._n_rows = n_rows
+        self._entry = entry
+        self.splittable = splittable
+        x = args[0]
+        self.device = (x[0] if isinstance(x, (list, tuple)) else x).device
+        self._output_type: type | None = None
+
+    def full(self, rows: Sequence[int] | None, keep_features: bool, keep_embedded: bool = False) -> Exact:
+        first_stage, first = self._anatomy.skipped[0]
+        block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        entering: list[Tensors | None] = []
+        kept: list[Tensors | None] = []
+        n_rows = self._n_rows if rows is None else len(rows)
+
+        def copies(stage: BlockList, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensors | None:
+            needed = stage.needed(block, args, kwargs)
+            if not is_batched(needed, n_rows):
+                return None
+            return tuple(t.detach().clone() for t in needed)  # blocks work in place
+
+        def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            entering.append(copies(first_stage, first, args, kwargs))
+
+        def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kept.append(copies(stage, block, args, kwargs))
+
+        def note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if kept:  # what runs after the verification block cannot be skipped
+                kept.append(None)
+
+        with ExitStack() as stack:
+            if keep_embedded and self._entry.is_embedded is not False:
+                stack.enter_context(tapped(first, enter, self._forwards.compiled))
+            if keep_features:
+                stack.enter_context(tapped(block, keep, self._forwards.compiled))
+                for _, helper in self._anatomy.helpers:
+                    stack.enter_context(tapped(helper, note, self._forwards.compiled))
+            output = self._run(rows)
+        features = kept[0] if len(kept) == 1 else None
+        embedded = None
+        if features is not None and keep_embedded:
+            embedded = self._embedded(rows, entering[0] if len(entering) == 1 else None)
+        if features is None or embedded is None or [t.shape for t in embedded] != [f.shape for f in features]:
+            return Exact(features, output)
+        return Exact(features, output, embedded)
+
+    def _embedded(self, rows: Sequence[int] | None, entering: Tensors | None) -> Tensors | None:
+        """What reaches the verification block when all blocks are skipped; `entering` is what entered the first one.
+
+        How a network joins its embedded inputs into its last stage is its own affair, so it is let do it, unless it was
+        seen to do nothing.
+        """
+        block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        if entering is not None and self._entry.is_embedded:
+            return entering
+        arrived: list[Tensors] = []
+        untouched = stage.untouched(block)
+
+        def note(*args: Any, **kwargs: Any) -> Any:
+            arrived.append(tuple(t.detach().clone() for t in stage.needed(block, args, kwargs)))
+            return untouched(*args, **kwargs)
+
+        with self._blocks_skipped(), exchanged_forward(block, note):
+            self._run(rows, skipping=True)
+        if len(arrived) != 1:
+            return None
+        if entering is not None:
+            same_shapes = [t.shape for t in entering] == [t.shape for t in arrived[0]]
+            self._entry.is_embedded = same_shapes and all(map(torch.equal, entering, arrived[0]))
+        return arrived[0]
+
+    def _blocks_skipped(self) -> AbstractContextManager[None]:
+        return exchanged_forwards(self._anatomy.untouched)
+
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, own_shares: Sequence[float] = ()) -> Tensors:
+        block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        verified = 0
+
+        def run_on_forecast(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            nonlocal verified
+            verified += 1
+            needed = stage.needed(block, args, kwargs)
+            if [t.shape for t in needed] != [f.shape for f in features]:
+                raise ForecastImpossibleError("shape_changed")
+            forecast = tuple(_on_embedded(f, t, own_shares) for f, t in zip(features, needed, strict=True))
+            new_args, new_kwargs = stage.with_needed(block, args, kwargs, forecast)
+            return native(*new_args, **new_kwargs)
+
+        native = block.forward
+        with self._blocks_skipped(), exchanged_forward(block, functools.partial(run_on_forecast, native)):
+            output = self._run(rows, skipping=True)
+        if verified != 1:  # another pack's patch took the block out of this call, or runs it more than once
+            raise ForecastImpossibleError("not_possible")
+        return output
+
+    def restore(self, output: Tensors) -> Any:
+        """The session's tuple of tensors in the form in which the network returns its output."""
+        return output[0] if self._output_type is None else self._output_type(output)
+
+    def _run(self, rows: Sequence[int] | None, skipping: bool = False) -> Tensors:
+        args, kwargs = self._args, self._kwargs
+        if rows is not None:
+            args = tuple(take_rows(a, rows, self._n_rows) for a in args)
+            kwargs = {
+                k: v if k == "transformer_options" else take_rows(v, rows, self._n_rows) for k, v in kwargs.items()
+            }
+        if "control" in kwargs:  # some networks empty its lists, and a rejected call runs the network twice
+            kwargs = {**kwargs, "control": mapped(lambda tensor: tensor, kwargs["control"])}
+        options = kwargs.get("transformer_options")
+        if options is not None and (skipping or rows is not None):
+            options = dict(options)
+            if skipping:
+                # Newer ComfyUI streams every block's weights ahead of the block loop; skipped blocks need none.
+                options.pop("prefetch_dynamic_vbars", None)
+            sigmas = options.get("sigmas")
+            if rows is not None and isinstance(sigmas, Tensor) and sigmas.ndim and sigmas.shape[0] > 1:
+                options["sigmas"] = sigmas[sorted({row % sigmas.shape[0] for row in rows})]
+            kwargs = {**kwargs, "transformer_options": options}
+        output = (self._forwards.skipping if skipping else self._forwards.full)(*args, **kwargs)
+        if isinstance(output, Tensor):
+            return (output,)
+        self._output_type = type(output)
+        return tuple(output)
+
+
+def _on_embedded(forecast: Tensor, embedded: Tensor, shares: Sequence[float]) -> Tensor:
+    """The forecast (R, ...) in the dtype of the embedded input, on top of each row's share of that."""
+    forecast = forecast.to(embedded.dtype)
+    if not any(shares):
+        return forecast
+    if len(set(shares)) == 1:
+        return torch.add(forecast, embedded, alpha=shares[0])
+    by_row = torch.tensor(shares, dtype=embedded.dtype, device=embedded.device)
+    return torch.addcmul(forecast, by_row.view(-1, *[1] * (embedded.ndim - 1)), embedded)
+
+
+def take_rows(value: Any, rows: Sequence[int], n_rows: int) -> Any:
+    """`value` with every tensor of `n_rows` rows in it reduced to `rows`; containers are rebuilt, the rest is kept."""
+    picked = list(rows)
+    return mapped(lambda tensor: tensor[picked] if tensor.ndim and tensor.shape[0] == n_rows else tensor, value)
+
+
+def copied(value: Any) -> Any:
+    """`value` with every tensor in it cloned; containers are rebuilt, the rest is kept."""
+    return mapped(torch.Tensor.clone, value)
+
+
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with `function` of every tensor in it; dicts, lists and tuples are rebuilt, the rest is kept."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {k: mapped(function, v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(mapped(function, v) for v in value)
+    return value

@@ -201,5 +201,5 @@ def _fingerprint(latent: Any) -> tuple[Any, ...]:
     """Tells one run's latent from another's, on whatever device and in whatever dtype it arrives at the report."""
     if not isinstance(latent, Tensor):
         return (None,)
-    values = latent.detach().to("cpu", torch.float64)
-    return (tuple(latent.shape), round(float(values.sum()), 4), round(float(values.abs().sum()), 4))
+    values = latent.detach().to("cpu", torch.float64).numpy()
+    return (values.shape, round(float(values.sum()), 4), round(float(abs(values).sum()), 4))

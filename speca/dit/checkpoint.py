@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.utils
+import numpy as np
 import safetensors
 import torch
 
@@ -279,14 +280,14 @@ def pack_notes(config: DiTConfig, class_names: tuple[str, ...] | None) -> torch.
     notes: dict[str, Any] = {"num_heads": config.num_heads, "input_size": config.input_size}
     if class_names is not None:
         notes["class_names"] = class_names
-    return torch.tensor(list(json.dumps(notes).encode()), dtype=torch.uint8)
+    return torch.from_numpy(np.frombuffer(json.dumps(notes).encode(), np.uint8).copy())
 
 
 def _unpack_notes(packed: torch.Tensor | None) -> dict[str, Any]:
     if packed is None or packed.dtype != torch.uint8:
         return {}
     try:
-        notes = json.loads(bytes(packed.flatten().tolist()))
+        notes = json.loads(packed.numpy(force=True).tobytes())
     except ValueError:
         return {}
     return notes if isinstance(notes, dict) else {}

@@ -15,6 +15,7 @@ import comfy.ops
 import comfy.patcher_extension
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from einops import rearrange, repeat
 from torch import nn
 
 TIMESTEP_FREQUENCIES = 256
@@ -65,9 +66,9 @@ def position_embedding(
         # Only rows + columns vectors are distinct, so float64 on the CPU costs next to nothing and is exact everywhere.
         return _sincos_1d(positions, width // 2).to(device=device, dtype=dtype)
 
-    by_column = axis(columns).expand(rows, columns, width // 2)
-    by_row = axis(rows)[:, None].expand(rows, columns, width // 2)
-    return torch.cat([by_column, by_row], dim=-1).reshape(1, rows * columns, width)
+    by_column = repeat(axis(columns), "columns half -> 1 (rows columns) half", rows=rows)
+    by_row = repeat(axis(rows), "rows half -> 1 (rows columns) half", columns=columns)
+    return torch.cat([by_column, by_row], dim=-1)
 
 
 class PatchEmbed(nn.Module):
@@ -78,7 +79,7 @@ class PatchEmbed(nn.Module):
         self.proj = operations.Conv2d(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size, **factory)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(x).flatten(2).transpose(1, 2)
+        return rearrange(self.proj(x), "b d rows columns -> b (rows columns) d")
 
 
 class TimestepEmbedder(nn.Module):
@@ -117,8 +118,7 @@ class Attention(nn.Module):
         self.proj = operations.Linear(hidden_size, hidden_size, **factory)
 
     def forward(self, x: torch.Tensor, transformer_options: dict[str, Any]) -> torch.Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        heads = (t.reshape(*t.shape[:2], self.num_heads, -1).transpose(1, 2) for t in (q, k, v))
+        heads = rearrange(self.qkv(x), "b t (qkv heads d) -> qkv b heads t d", qkv=3, heads=self.num_heads)
         return self.proj(
             optimized_attention(*heads, self.num_heads, skip_reshape=True, transformer_options=transformer_options)
         )
@@ -313,6 +313,6 @@ class DiT(nn.Module):
 
     def _unpatchify(self, patches: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """(B, rows * columns, p * p * C) -> (B, C, rows * p, columns * p)."""
-        p, channels = self.patch_size, self.out_channels
-        grid = patches.reshape(patches.shape[0], rows, columns, p, p, channels)
-        return grid.permute(0, 5, 1, 3, 2, 4).reshape(patches.shape[0], channels, rows * p, columns * p)
+        p = self.patch_size
+        pattern = "b (rows columns) (p q c) -> b c (rows p) (columns q)"
+        return rearrange(patches, pattern, rows=rows, columns=columns, p=p, q=p)

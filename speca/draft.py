@@ -78,15 +78,21 @@ def _forecast_row(
     little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
     a second call at an anchor's own time (heun), from the latent that has changed since.
     """
-    history, times = stream.history, stream.history.times
-    gain_limit = NOISE_GAIN_LIMIT if config.noise_gain_limit is None else config.noise_gain_limit
+    history, times, latent = stream.history, stream.history.times, call.latent_of(row)
+    gain_limit = config.noise_gain_limit or NOISE_GAIN_LIMIT
     tighter = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT) if call.renoised else gain_limit
     weighed = forecast_weights(config.forecaster, times, call.time, config.order, tighter)
     newest = reuse(times, call.time, 0)
-    check = _no_repetition(call, history, weighed, gain_limit)
-    direct = _forecast_output(call, row, history, weighed.weights, check, device)
-    other = _output_from_latent(call, row, history, newest, device) if history.lone else None
-    other = other or _forecast_output(call, row, history, newest, newest, device)
+
+    def output(weights: Sequence[float], without: Sequence[float]) -> Tensors:
+        """From the latent by `weights`, where it holds what no anchor knows; else by `without`, from outputs alone."""
+        holds_news = call.renoised or call.time in times
+        from_latent = history.forecast_output_from(latent, weights, device) if holds_news else None
+        return from_latent or history.forecast_output(without, device)
+
+    direct = output(weighed.weights, _no_repetition(call, history, weighed, gain_limit))
+    other = history.forecast_output_from(latent, newest, device) if history.lone else None
+    other = other or output(newest, newest)
     if stream.repeats_added:
         return history.repeat_added(device), other, direct
     return history.forecast_features(weighed.weights, device), direct, other
@@ -100,24 +106,6 @@ def _no_repetition(call: Call, history: History, weighed: Forecast, gain_limit: 
         return weighed.weights
     line = iter(forecast_weights("newton", others, call.time, 1, gain_limit).weights)
     return [0.0 if t == call.time else next(line) for t in times]
-
-
-def _forecast_output(
-    call: Call, row: int, history: History, weights: Sequence[float], without: Sequence[float], device: torch.device
-) -> Tensors:
-    """From the latent by `weights`, where it holds what no anchor knows; else from past outputs alone, by `without`."""
-    if call.renoised or call.time in history.times:
-        from_latent = _output_from_latent(call, row, history, weights, device)
-        if from_latent is not None:
-            return from_latent
-    return history.forecast_output(without, device)
-
-
-def _output_from_latent(
-    call: Call, row: int, history: History, weights: Sequence[float], device: torch.device
-) -> Tensors | None:
-    latent = call.latent_of(row)
-    return None if latent is None else history.forecast_output_from(latent, weights, device)
 
 
 def _cat(rows: Sequence[Tensors]) -> Tensors:

@@ -11,7 +11,7 @@ import math
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 VERSION = 1
@@ -123,15 +123,8 @@ class Totals:
     cache_bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "calls": self.calls,
-            "full": self.full,
-            "accepted": self.accepted,
-            "rejected": self.rejected,
-            "seconds": round(self.seconds, 4),
-            "speedup": None if self.speedup is None else round(self.speedup, 3),
-            "cache_bytes": self.cache_bytes,
-        }
+        speedup = None if self.speedup is None else round(self.speedup, 3)
+        return {**asdict(self), "seconds": round(self.seconds, 4), "speedup": speedup}
 
 
 @dataclass(frozen=True)
@@ -144,12 +137,7 @@ class Origin:
     sampler_node_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "prompt_id": self.prompt_id,
-            "workflow_id": self.workflow_id,
-            "node_id": self.node_id,
-            "sampler_node_id": self.sampler_node_id,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)

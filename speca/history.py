@@ -67,6 +67,9 @@ class History:
         """The anchor, if there is only one."""
         return self._anchors[0] if len(self._anchors) == 1 else None
 
+    def clear(self) -> None:
+        self._anchors = []
+
     def record(self, anchor: Anchor) -> None:
         kept = [replace(old, added=None) for old in self._anchors if old.time != anchor.time]
         self._anchors = [*kept, anchor][-self._depth :]
@@ -83,11 +86,15 @@ class History:
     def forecast_output(self, weights: Sequence[float], device: torch.device) -> Tensors:
         return _forecast([anchor.output for anchor in self._anchors], weights, device)
 
-    def forecast_output_from(self, latent: Latent, weights: Sequence[float], device: torch.device) -> Tensors | None:
+    def forecast_output_from(
+        self, latent: Latent | None, weights: Sequence[float], device: torch.device
+    ) -> Tensors | None:
         """The output forecast as carry * x + spread * rest: the rest from the anchors, x from this very call.
 
-        None if an anchor has no latent to tell its own rest by.
+        None without a latent, or if an anchor has none to tell its own rest by.
         """
+        if latent is None:
+            return None
         factors, tensors = [latent.carry], [latent.x]
         for weight, anchor in zip(weights, self._anchors, strict=True):
             if weight == 0.0:

@@ -74,7 +74,8 @@ class Session:
                 for row, share in best_direct_shares(speculated, exact).items():
                     streams[row].learn_direct_share(share)
         output = join(parts, len(streams))
-        self._move_on(call, streams, rows)
+        for i, stream in enumerate(streams):
+            stream.move_on(call, rows[i % call.n_samples], self.config.accumulate_error)
         self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes)
         return output
 
@@ -88,7 +89,7 @@ class Session:
             verified = network.speculate(draft.features, call.selection(rows), draft.own_shares)
         except ForecastImpossibleError as refused:
             for row in rows:
-                streams[row].forget()
+                streams[row].history.clear()
             return None, {sample: Row(sample, "full", refused.reason) for sample in samples}
         errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other)
         return Speculated(rows, verified, draft.direct), self._judge(call, streams, network, samples, errors)
@@ -123,17 +124,6 @@ class Session:
             for i, row in enumerate(rows):
                 streams[row].keep(call, row, exact, i, self._place)
         return Part(rows, exact.output)
-
-    def _move_on(self, call: Call, streams: Sequence[Stream], rows: dict[int, Row]) -> None:
-        """What was computed starts a new count of errors, what was accepted adds to it."""
-        for i, stream in enumerate(streams):
-            row = rows[i % call.n_samples]
-            if row.outcome == "accepted":
-                assert row.error is not None
-                sums = stream.errors.after(row.error, call.weight, call.renoised, self.config.accumulate_error)
-                stream.count_accepted(sums)
-            else:
-                stream.count_computed()
 
     def close(self, status: Status) -> RunRecord:
         """End the run and free the anchors."""

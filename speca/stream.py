@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .call import Call, Exact, Latent, Tensors
+from .events import Row
 from .history import Anchor, History
 from .verify import ErrorSum
 
@@ -42,7 +43,6 @@ class Stream:
     """
 
     def __init__(self, depth: int, mostly_noise: bool) -> None:
-        self._depth = depth
         self.history = History(depth)
         self.mostly_noise = mostly_noise
         self.own_share = OWN_SHARE if mostly_noise else 0.0
@@ -61,27 +61,23 @@ class Stream:
         lone = self.history.lone
         return lone is not None and lone.added is not None
 
-    def forget(self) -> None:
-        self.history = History(self._depth)
-
     def keep_own(self, share: float) -> None:
         if share != self.own_share:  # features without another share are no anchors of these
             self.own_share = share
-            self.forget()
+            self.history.clear()
 
     def learn_direct_share(self, share: float) -> None:
         """The mean of the new and the old: one call is one noisy sample."""
         self.direct_share = share if self.direct_share is None else (self.direct_share + share) / 2
 
-    def count_accepted(self, errors: ErrorSum) -> None:
+    def move_on(self, call: Call, row: Row, accumulate: bool) -> None:
+        """What was computed starts a new count of errors, what was accepted adds to it."""
         self.calls += 1
-        self.in_a_row += 1
-        self.errors = errors
-
-    def count_computed(self) -> None:
-        self.calls += 1
-        self.in_a_row = 0
-        self.errors = ErrorSum()
+        if row.outcome == "accepted" and row.error is not None:
+            self.in_a_row += 1
+            self.errors = self.errors.after(row.error, call.weight, call.renoised, accumulate)
+        else:
+            self.in_a_row, self.errors = 0, ErrorSum()
 
     def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place) -> None:
         """Record as an anchor what `exact` has in its row `i`, which is the batch's `row`."""
@@ -94,7 +90,7 @@ class Stream:
                 return
             self.keep_own(0.0)
         elif self.mostly_noise and not call.renoised and all(t == call.time for t in self.history.times):
-            added = tuple(f - e for f, e in zip(features, embedded, strict=True))
+            added = tuple(place(f - e) for f, e in zip(features, embedded, strict=True))
         if embedded is not None and self.own_share > 0:
             # In the place of what is not needed any more: a video's features are large.
             outs = embedded if alone else [None] * len(features)
@@ -104,14 +100,9 @@ class Stream:
             )
         elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch
             features = tuple(f.clone() for f in features)
-
-        def placed(tensors: Tensors) -> Tensors:
-            return tuple(place(t) for t in tensors)
-
-        output = tuple(o[i : i + 1].clone() for o in exact.output)
+        output = tuple(place(o[i : i + 1].clone()) for o in exact.output)
         latent = _own_latent(call, row, exact.output, place)
-        kept_added = None if added is None else placed(added)
-        self.history.record(Anchor(call.time, placed(features), placed(output), latent, kept_added))
+        self.history.record(Anchor(call.time, tuple(map(place, features)), output, latent, added))
 
 
 class Streams:
@@ -125,22 +116,17 @@ class Streams:
         self._by_key: dict[Hashable, Stream] = {}
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._by_key)
-
     def of(self, call: Call) -> list[Stream]:
         """The stream of each row of `call`, made at its first call and told what this one brings."""
-        streams = [self._begin(call, key) for key in call.streams]
+        with self._lock:
+            for key in call.streams:
+                if key not in self._by_key:
+                    self._by_key[key] = Stream(self._depth, _is_mostly_noise(call))
+            streams = [self._by_key[key] for key in call.streams]
         if call.renoised:
             for stream in streams:
                 stream.keep_own(1.0)
         return streams
-
-    def _begin(self, call: Call, key: Hashable) -> Stream:
-        with self._lock:
-            if key not in self._by_key:
-                self._by_key[key] = Stream(self._depth, _is_mostly_noise(call))
-            return self._by_key[key]
 
     @property
     def nbytes(self) -> int:

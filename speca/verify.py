@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -79,13 +80,12 @@ def row_errors(metric: str, verified: Sequence[Tensor], direct: Sequence[Tensor]
 
     `verified`, `direct` and `other` are the output in three ways (`answer.Speculated`, `draft.Draft`).
     """
-    return likely_error(_worst(metric, direct, verified), _worst(metric, other, direct))
 
+    def worst(forecast: Sequence[Tensor], exact: Sequence[Tensor]) -> Tensor:
+        """A row is as wrong as the worst of its tensors (amax keeps NaN)."""
+        return torch.stack([ERROR_METRICS[metric](f, e) for f, e in zip(forecast, exact, strict=True)]).amax(dim=0)
 
-def _worst(metric: str, forecast: Sequence[Tensor], exact: Sequence[Tensor]) -> Tensor:
-    """A row is as wrong as the worst of its tensors (amax keeps NaN)."""
-    errors = [ERROR_METRICS[metric](f, e) for f, e in zip(forecast, exact, strict=True)]
-    return torch.stack(errors).amax(dim=0)
+    return likely_error(worst(direct, verified), worst(other, direct))
 
 
 @dataclass(frozen=True)
@@ -119,26 +119,23 @@ def threshold_at(progress: float, threshold: float, end_factor: float) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The error that was compared, the threshold it was compared with, and whether the forecast stands."""
+    """The error that was compared, the threshold it was compared with, and a code of `events.REASONS`."""
 
     error: float
     threshold: float
-    accepted: bool
+    reason: Literal["within", "over", "not_finite"]
 
     @property
-    def reason(self) -> str:
-        """A code of `events.REASONS`."""
-        if self.accepted:
-            return "within"
-        return "over" if math.isfinite(self.error) else "not_finite"
+    def accepted(self) -> bool:
+        return self.reason == "within"
 
 
 def judge(error: float, threshold: float, accumulated: float = 0.0) -> Verdict:
     """Accept if `accumulated + error` is finite and at most `threshold`. An error that is not a number rejects."""
     total = accumulated + error
     if not math.isfinite(total):
-        return Verdict(math.inf, threshold, False)
-    return Verdict(total, threshold, total <= threshold)
+        return Verdict(math.inf, threshold, "not_finite")
+    return Verdict(total, threshold, "within" if total <= threshold else "over")
 
 
 def _flat(forecast: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:

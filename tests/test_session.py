@@ -148,6 +148,6 @@ def test_closing_frees_the_anchors_and_keeps_the_record():
         session.tally.totals().cache_bytes == 2 * 2 * 4 * 4
     )  # two anchors of features and output, 4 fp32 numbers each
     record = session.close("finished")
-    assert len(session.streams) == 0
+    assert session.streams.nbytes == 0
     assert session.tally.record() is record
     assert record.status == "finished"

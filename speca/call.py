@@ -61,9 +61,6 @@ class Call:
         """Rows as a `Network` takes them: None for all."""
         return None if len(rows) == len(self.streams) else rows
 
-    def latent_of(self, row: int) -> Latent | None:
-        return None if self.latent is None else self.latent.row(row)
-
 
 @dataclass(frozen=True)
 class Exact:

@@ -22,7 +22,7 @@ ANCHORS_TO_FORECAST = 2
 
 @dataclass(frozen=True)
 class Draft:
-    """What anchors say of `rows` of a call, (R, ...) per tensor.
+    """What anchors say of some rows of a call, (R, ...) per tensor.
 
     features: for the last block, to be put on a share of the call's own embedded input: one of `own_shares` per row.
     direct: the output, forecast from past outputs.
@@ -31,7 +31,6 @@ class Draft:
         output is mostly noise, the two change places.
     """
 
-    rows: Sequence[int]
     features: Tensors
     own_shares: Sequence[float]
     direct: Tensors
@@ -66,7 +65,7 @@ def forecast(
     if len({tuple(t.shape for t in row) for row in features}) > 1:
         raise ForecastImpossibleError("shape_changed")
     own_shares = [1.0 if streams[row].repeats_added else streams[row].own_share for row in rows]
-    return Draft(rows, _cat(features), own_shares, _cat(direct), _cat(other))
+    return Draft(_cat(features), own_shares, _cat(direct), _cat(other))
 
 
 def _forecast_row(
@@ -78,7 +77,7 @@ def _forecast_row(
     little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
     a second call at an anchor's own time (heun), from the latent that has changed since.
     """
-    history, times, latent = stream.history, stream.history.times, call.latent_of(row)
+    history, times, latent = stream.history, stream.history.times, call.latent and call.latent.row(row)
     gain_limit = config.noise_gain_limit or NOISE_GAIN_LIMIT
     tighter = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT) if call.renoised else gain_limit
     weighed = forecast_weights(config.forecaster, times, call.time, config.order, tighter)

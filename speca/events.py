@@ -57,13 +57,15 @@ class Row:
     threshold: float | None = None
     limit: float | None = None
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those that are known, by name."""
+        named = {"error": self.error, "threshold": self.threshold, "limit": self.limit}
+        return {name: value for name, value in named.items() if value is not None}
+
     def to_json(self) -> dict[str, Any]:
-        record: dict[str, Any] = {"sample": self.sample, "outcome": self.outcome, "reason": self.reason}
-        for name in ("error", "threshold", "limit"):
-            value = getattr(self, name)
-            if value is not None:
-                record[name] = _finite(value)
-        return record
+        figures = {name: _finite(value) for name, value in self.figures.items()}
+        return {"sample": self.sample, "outcome": self.outcome, "reason": self.reason, **figures}
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,7 @@ class CallRecord:
     @property
     def outcome(self) -> Outcome:
         """The call's dearest outcome: rejected over full over accepted."""
-        outcomes = {row.outcome for row in self.rows}
-        for outcome in ("rejected", "full"):
-            if outcome in outcomes:
-                return outcome  # type: ignore[return-value]
-        return "accepted"
+        return min((row.outcome for row in self.rows), key=("rejected", "full", "accepted").index, default="accepted")
 
     def to_json(self, max_rows: int | None = None) -> dict[str, Any]:
         record: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,7 @@ class SamplingPath:
         sigmas, steps = self._sigmas, len(self._sigmas) - 1
         if steps < 1:
             return 0, 0.0
-        ascending = [-s for s in sigmas]
-        after = bisect.bisect_right(ascending, -sigma * (1 - 1e-5) + 1e-9)
+        after = bisect.bisect_right(sigmas, -sigma * (1 - 1e-5) + 1e-9, key=operator.neg)
         step = min(max(after - 1, 0), steps - 1)
         gap = sigmas[step] - sigmas[step + 1]
         fraction = (sigmas[step] - sigma) / gap if gap > 0 else 0.0

@@ -109,9 +109,8 @@ class Session:
             verdicts[sample] = Row(sample, outcome, verdict.reason, verdict.error, threshold)
         if not network.splittable and any(row.outcome == "rejected" for row in verdicts.values()):
             # The batch cannot be taken apart: one sample's rejection computes all of them.
-            for sample, row in verdicts.items():
-                if row.outcome == "accepted":
-                    verdicts[sample] = replace(row, outcome="full", reason="with_rejected")
+            for sample in [sample for sample, row in verdicts.items() if row.outcome == "accepted"]:
+                verdicts[sample] = replace(verdicts[sample], outcome="full", reason="with_rejected")
         return verdicts
 
     def _compute(self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]) -> Part:

@@ -36,7 +36,8 @@ Place = Callable[[Tensor], Tensor]
 class Stream:
     """One stream's state.
 
-    mostly_noise: what the output was at the stream's first call. Later calls may differ, but not the kind of anchors.
+    mostly_noise: whether the output was little but the noise of its latent, at the stream's first call. Later calls may
+        differ, but not the kind of anchors.
     own_share: of the embedded input, which is not in the anchors' features but each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); None while nothing tells.
     calls: made so far. in_a_row: forecasts accepted since the last full call. errors: theirs, summed.
@@ -121,7 +122,8 @@ class Streams:
         with self._lock:
             for key in call.streams:
                 if key not in self._by_key:
-                    self._by_key[key] = Stream(self._depth, _is_mostly_noise(call))
+                    mostly_noise = call.latent is not None and call.latent.spread < MOSTLY_NOISE_SPREAD
+                    self._by_key[key] = Stream(self._depth, mostly_noise)
             streams = [self._by_key[key] for key in call.streams]
         if call.renoised:
             for stream in streams:
@@ -137,11 +139,6 @@ class Streams:
     def clear(self) -> None:
         with self._lock:
             self._by_key.clear()
-
-
-def _is_mostly_noise(call: Call) -> bool:
-    """Whether the call's output is little but the noise of its latent."""
-    return call.latent is not None and call.latent.spread < MOSTLY_NOISE_SPREAD
 
 
 def _own_latent(call: Call, row: int, output: Tensors, place: Place) -> Latent | None:

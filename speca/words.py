@@ -40,5 +40,4 @@ def why_nothing_skipped(record: RunRecord) -> str:
 
 def in_words(row: Row) -> str:
     """The row's reason as a person reads it."""
-    figures = {"error": row.error, "threshold": row.threshold, "limit": row.limit}
-    return REASONS[row.reason].format(**{name: value for name, value in figures.items() if value is not None})
+    return REASONS[row.reason].format(**row.figures)

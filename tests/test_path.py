@@ -37,6 +37,26 @@ def test_a_schedule_with_a_call_at_zero_has_equal_weights():
     assert [path.weight(step) for step in range(2)] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("sigma", "step", "progress"),
+    [
+        (4.0, 0, 0.0),
+        (3.0, 0, 0.5 / 4),  # between two sigmas, as samplers of higher order ask
+        (2.0, 2, 2 / 4),  # a repeated sigma counts from its last place
+        (0.5, 3, 3.5 / 4),
+        (0.0, 3, 1.0),
+        (9.0, 0, 0.0),
+    ],
+)
+def test_where_a_call_stands_in_the_run(sigma, step, progress):
+    path = SamplingPath(NoisePrediction(), [4.0, 2.0, 2.0, 1.0, 0.0])
+    assert path.position(sigma) == (step, pytest.approx(progress))
+
+
+def test_a_schedule_without_a_step_has_no_position():
+    assert SamplingPath(NoisePrediction(), [1.0]).position(1.0) == (0, 0.0)
+
+
 DETERMINISTIC = ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "ipndm", "deis", "res_multistep"]
 NOISY = ["euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm", "er_sde"]
 

@@ -30,8 +30,6 @@ from .compiled import Forwards, call_innermost, uncompiled
 from .placement import Placement
 from .run import Run
 
-__all__ = ["Attachment", "attach", "attachment_of"]
-
 RUNS_KEPT = 8
 
 # Wrappers of other caches, by the key they register under. Two caches on one model would forecast from forecasts.
@@ -139,7 +137,7 @@ class Attachment:
             origin=self._origin(),
             native=native,
         )
-        return Session(config, header, self._listener, Placement(self.config, device), _clock(device))
+        return Session(config, header, self._listener, Placement(self.config), _clock(device))
 
     def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
         wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})

@@ -156,20 +156,9 @@ class RunHeader:
     started_at: float = field(default_factory=time.time)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "started_at": round(self.started_at, 3),
-            **self.origin.to_json(),
-            "model": self.model,
-            "architecture": self.architecture,
-            "experimental": self.experimental,
-            "n_blocks": self.n_blocks,
-            "steps": self.steps,
-            "sampler": self.sampler,
-            "n_samples": self.n_samples,
-            "settings": dict(self.settings),
-            "native": self.native,
-        }
+        """Its fields, the origin's among them."""
+        fields = {**asdict(self), "started_at": round(self.started_at, 3)}
+        return {**fields.pop("origin"), **fields}
 
 
 @dataclass(frozen=True)

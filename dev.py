@@ -6,7 +6,7 @@
     python dev.py lint      ruff and mypy
     python dev.py bench     the benchmark (further arguments go to benchmarks/bench.py)
     python dev.py study X   answer one of the questions in benchmarks/studies (benchmarks/studies/X.py)
-    python dev.py train X   train one of the small models (benchmarks/zoo/training/X.py)
+    python dev.py train X   train one of the small models (benchmarks/zoo)
     python dev.py setup     only make the environment that the others use
 
 Each command makes what it needs under `.dev/` first: a virtual environment, ComfyUI's tree at a pinned version, its
@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -723,11 +724,16 @@ def study(arguments: list[str]) -> int:
 
 
 def train(arguments: list[str]) -> int:
-    names = [name for name in ("dit", "flux", "hunyuan_video") if name in modules("zoo.training")]
-    if not arguments or arguments[0] not in names:
-        raise DevError(f"Say which model to train: python dev.py train {'|'.join(names)}")
+    emoji = [name for name in ("dit", "flux", "hunyuan_video") if name in modules("zoo.training")]
+    specs = BENCHMARKS / "zoo" / "specs.py"  # data alone, so that it can be read without the environment
+    zoo = list(runpy.run_path(str(specs))["ZOO"]) if specs.is_file() else []
+    if not arguments or arguments[0] not in (*zoo, *emoji):
+        raise DevError(f"Say which model to train: python dev.py train {'|'.join((*zoo, *emoji))}")
     set_up(tests=False)
-    return in_venv("-m", f"zoo.training.{arguments[0]}", *arguments[1:], benchmark=True)
+    name, *options = arguments
+    if name in zoo:
+        return in_venv("-m", "zoo.train", name, *options, benchmark=True)
+    return in_venv("-m", f"zoo.training.{name}", *options, benchmark=True)
 
 
 def setup(arguments: list[str]) -> int:

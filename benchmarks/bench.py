@@ -2,6 +2,7 @@
 
     python dev.py bench --quick                    the summary table again, in under ten minutes
     python dev.py bench                            everything; hours; goes on where it was stopped
+    python dev.py bench --left-out                 what is chosen on all models but one, scored on that one; hours
     python dev.py bench --models flux --steps 28,50 --methods speca,taylor_modules
 
 A *cell* is a model with a case (steps, sampler, scheduler, guidance). In each cell every setting of every method
@@ -39,10 +40,11 @@ QUICK_SAMPLES = {"hunyuan_video": 2}
 QUICK_SAMPLES_ELSEWHERE = 4
 QUICK_LEAVES_OUT = ("lazycache", "taylor_blocks")
 TIMING_ROUNDS = 9
+LEFT_OUT_SAMPLES = 8
 
 COLUMNS = (
     *("model", "depth", "steps", "sampler", "scheduler", "cfg", "method", "family", "label", "samples"),
-    *("speedup", "psnr_mean", "psnr_median", "psnr_worst", "ssim_mean", "ssim_median", "latent_error"),
+    *("speedup", "psnr_mean", "psnr_median", "psnr_p10", "psnr_worst", "ssim_mean", "ssim_median", "latent_error"),
     *("full", "accepted", "rejected", "forecast", "native_calls", "blocks", "native_blocks", "cache_bytes"),
     *("seconds", "native_seconds", "measured_speedup", "version", "weights"),
 )
@@ -155,11 +157,17 @@ def identity_of(subject: Any, case: Any, samples: int) -> dict[str, Any]:
     }
 
 
-def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: bool, table: Table) -> None:
-    """All settings of a cell that the table lacks: quality and calls."""
-    from measure.quality import joint_speedup, mean, median, psnr, relative_error, ssim
-    from measure.sampling import batch_of
+def settings_of(methods: list[str], short: bool) -> list[tuple[str, Any]]:
+    """(method, setting) of every point of every method's curve."""
     from methods import METHODS
+
+    return [(name, setting) for name in methods for setting in METHODS[name].settings(short)]
+
+
+def measure(subject: Any, cell: Cell, settings: list[tuple[str, Any]], samples: int, table: Table) -> None:
+    """The settings of a cell that the table lacks: quality and calls."""
+    from measure.quality import joint_speedup, mean, median, psnr, relative_error, ssim, tenth_percentile
+    from measure.sampling import batch_of
     from methods.base import run_setting
     from methods.fewer_steps import Uncached
 
@@ -171,8 +179,7 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
     }
     wanted = [
         (name, setting)
-        for name in methods
-        for setting in METHODS[name].settings(short)
+        for name, setting in settings
         if setting.fits(case)
         if {**identity, "family": setting.family, "label": setting.label} not in table
     ]
@@ -200,6 +207,7 @@ def measure(subject: Any, cell: Cell, methods: list[str], samples: int, short: b
                 "speedup": joint_speedup(run.costs, subject.depth),
                 "psnr_mean": mean(decibels),
                 "psnr_median": median(decibels),
+                "psnr_p10": tenth_percentile(decibels),
                 "psnr_worst": min(decibels),
                 "ssim_mean": mean(likeness),
                 "ssim_median": median(likeness),
@@ -278,7 +286,8 @@ def main() -> None:
         return lambda text: [kind(part) for part in text.split(",")]
 
     parser.add_argument("--quick", action="store_true", help="the summary table again, from fewer samples and settings")
-    parser.add_argument("--models", type=listed(str), help="default: every trained model that is there")
+    parser.add_argument("--left-out", action="store_true", help="choose on all models but one, score on that one")
+    parser.add_argument("--models", type=listed(str), help="default: the emoji models; --left-out: all that are there")
     parser.add_argument("--methods", type=listed(str), help="default: all")
     parser.add_argument("--steps", type=listed(int), default=[50, 28, 20])
     parser.add_argument("--samplers", type=listed(str), help="with --schedulers and --cfg: all their combinations")
@@ -299,6 +308,10 @@ def main() -> None:
     out = options.out or (environment.BENCHMARKS / "out" / "quick" if options.quick else environment.RESULTS)
     began = time.perf_counter()
     environment.prepare()
+    if options.left_out:
+        left_out(options, out)
+        print(f"{time.perf_counter() - began:.0f} s")
+        return
     if options.quick and not options.out:
         shutil.rmtree(out, ignore_errors=True)  # a quick run measures; it does not go on
         quick_in_parallel(options.models, out)
@@ -314,6 +327,32 @@ def main() -> None:
     print(f"\n{time.perf_counter() - began:.0f} s; {table.path}, table and plot beside it")
 
 
+def left_out(options: argparse.Namespace, out: Path) -> None:
+    """Measure what the left-out rows lack, model by model, then choose and score from the rows alone."""
+    from left_out import grid
+    from measure.sampling import Case
+    from measure.subjects import load, trained
+    from methods import RIVALS
+    from tables import left_out as tables
+
+    table = Table(out / "left-out.csv")
+    short = options.quick or options.short
+    samples = options.samples or (QUICK_SAMPLES_ELSEWHERE if options.quick else LEFT_OUT_SAMPLES)
+    rivals = [name for name in options.methods or RIVALS if name != "speca"]
+    candidates = [("speca", s) for fields in grid.candidates().values() for s in grid.settings_of(fields, short)]
+    for name in () if options.report else options.models or trained():
+        subject = load(name)
+        table.keep(lambda row, s=subject: row["model"] != s.name or row["weights"] == s.weights)
+        table.keep(lambda row, s=subject: row["model"] != s.name or row["method"] not in options.again)
+        note_run(out, options, {name: subject})
+        for steps in options.steps:
+            # The short list of each rival: it covers 1.5x to 6x, and every place is measured alike.
+            settings = [*settings_of(rivals, True), *candidates]
+            measure(subject, Cell(name, Case(steps), False), settings, samples, table)
+    if not options.no_report:
+        print(tables.write(table.rows, out))
+
+
 def quick_in_parallel(models: list[str] | None, out: Path) -> None:
     """A process per model, as many at a time as there are cores, and their rows in one CSV.
 
@@ -321,7 +360,7 @@ def quick_in_parallel(models: list[str] | None, out: Path) -> None:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from measure.subjects import TRAINED
+    from measure.subjects import EMOJI
 
     given = [a for i, a in enumerate(sys.argv[1:]) if a != "--models" and sys.argv[i] != "--models"]
 
@@ -330,24 +369,24 @@ def quick_in_parallel(models: list[str] | None, out: Path) -> None:
         return subprocess.run(command).returncode
 
     with ThreadPoolExecutor(max(1, min(len(os.sched_getaffinity(0)), 4))) as pool:
-        codes = list(pool.map(one, reversed(models or TRAINED)))  # video first: it takes longest
+        codes = list(pool.map(one, reversed(models or EMOJI)))  # video first: it takes longest
     if any(codes):
         sys.exit("one of the models could not be measured; see above")
     table = Table(out / "benchmark.csv")
-    for model in models or TRAINED:
+    for model in models or EMOJI:
         for row in Table(out / model / "benchmark.csv").rows:
             table.append(row)
 
 
 def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
-    from measure.subjects import TRAINED, SubjectMissingError, load
+    from measure.subjects import EMOJI, SubjectMissingError, load
     from methods import METHODS
 
     methods = options.methods or ["speca", *(name for name in METHODS if name != "speca")]
     if unknown := [name for name in methods if name not in METHODS]:
         sys.exit(f"no method is called {unknown[0]!r}; choose among {', '.join(METHODS)}")
     subjects = {}
-    for name in options.models or TRAINED:
+    for name in options.models or EMOJI:
         try:
             subjects[name] = load(name)
         except SubjectMissingError as missing:
@@ -376,7 +415,7 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
 
     for cell in cells:
         short = options.quick or options.short or not cell.thorough
-        measure(subjects[cell.model], cell, methods, samples_of(cell.model), short, table)
+        measure(subjects[cell.model], cell, settings_of(methods, short), samples_of(cell.model), table)
     if not options.no_timing:
         rounds = 1 if options.quick else options.rounds
         for cell in cells:

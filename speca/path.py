@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .schedule import NoiseLevel, error_weights, renoised_std
+from .schedule import DECIDED_AT, NoiseLevel, error_weights, renoised_std
 
 # An ancestral step with eta 1 adds noise of `renoised_std`. What a higher order or a guidance rule adds beyond a plain
 # step may be as long, but it is made of pictures: neighbours along the last axis correlate, by .16 or more where it is
@@ -24,14 +24,14 @@ WHITE_BELOW = 0.1
 class SamplingPath:
     """`model_sampling` is the model's own (comfy/model_sampling.py), probed with numbers; `sigmas` the run's."""
 
-    def __init__(self, model_sampling: Any, sigmas: Sequence[float]) -> None:
+    def __init__(self, model_sampling: Any, sigmas: Sequence[float], decided_at: float = DECIDED_AT) -> None:
         self._model_sampling = model_sampling
         self._sigmas = sigmas
         self._levels: dict[float, NoiseLevel | None] = {}
         levels = [self.level(sigma) for sigma in sigmas[:-1]]
         known = [level for level in levels if level is not None]
         whole = len(known) == len(levels)
-        self._weights = error_weights(known, sigmas[-1]) if whole and known else (1.0,) * len(levels)
+        self._weights = error_weights(known, sigmas[-1], decided_at) if whole and known else (1.0,) * len(levels)
         self._last: tuple[float, Tensor, Tensor] | None = None
         self.renoised = False
 

@@ -51,13 +51,13 @@ class NoiseLevel:
         return step / self.sigma * abs(self.output_gain) / math.hypot(self.signal, self.noise / decided_at)
 
 
-def error_weights(levels: Sequence[NoiseLevel], last: float) -> tuple[float, ...]:
+def error_weights(levels: Sequence[NoiseLevel], last: float, decided_at: float = DECIDED_AT) -> tuple[float, ...]:
     """Per step, how much an error of the output costs the final picture: `final_error`, divided by the run's mean.
 
     `last` is the sigma at which the run ends. All 1 where that would not be finite and positive.
     """
     sigmas = [*(level.sigma for level in levels), last]
-    costs = [level.final_error(level.sigma - end) for level, end in zip(levels, sigmas[1:], strict=True)]
+    costs = [level.final_error(level.sigma - end, decided_at) for level, end in zip(levels, sigmas[1:], strict=True)]
     mean = sum(costs) / max(len(costs), 1)
     if not math.isfinite(mean) or mean <= 0:
         return (1.0,) * len(levels)

@@ -332,7 +332,7 @@ def test_seconds_alone_can_be_measured_again(tiny, tmp_path, monkeypatch):
     table = bench.Table(tmp_path / "benchmark.csv")
     cell = bench.Cell("tiny_flux", Case(steps=6), thorough=True)
     methods = ["fewer_steps", "taylor_last"]
-    bench.measure(tiny, cell, methods, samples=2, short=True, table=table)
+    bench.measure(tiny, cell, bench.settings_of(methods, True), samples=2, table=table)
     bench.time_cell(tiny, cell, methods, [], samples=2, rounds=1, table=table)
     before = [dict(row) for row in table.rows]
     monkeypatch.setattr(bench, "time_settings", lambda subject, case, settings, *_: {s: (1.0, 2.0) for s in settings})
@@ -350,11 +350,11 @@ def test_harness_measures_resumes_and_reports(tiny, tmp_path):
     table = bench.Table(tmp_path / "benchmark.csv")
     cell = bench.Cell("tiny_flux", Case(steps=6), thorough=True)
     methods = ["fewer_steps", "taylor_last", "speca"]
-    bench.measure(tiny, cell, methods[:2], samples=2, short=True, table=table)
+    bench.measure(tiny, cell, bench.settings_of(methods[:2], True), samples=2, table=table)
     bench.time_cell(tiny, cell, methods[:1], [], samples=2, rounds=1, table=table)
     n_rows = len(table.rows)
     again = bench.Table(tmp_path / "benchmark.csv")
-    bench.measure(tiny, cell, methods, samples=2, short=True, table=again)
+    bench.measure(tiny, cell, bench.settings_of(methods, True), samples=2, table=again)
     added = again.rows[n_rows:]
     assert {row["method"] for row in added} == {"speca"}
     with (tmp_path / "benchmark.csv").open(newline="") as file:

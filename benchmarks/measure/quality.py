@@ -120,3 +120,8 @@ def mean(values: Sequence[float]) -> float:
 
 def median(values: Sequence[float]) -> float:
     return float(torch.tensor(list(values), dtype=torch.float64).quantile(0.5)) if values else math.nan
+
+
+def tenth_percentile(values: Sequence[float]) -> float:
+    """Nine in ten are better."""
+    return float(torch.tensor(list(values), dtype=torch.float64).quantile(0.1)) if values else math.nan

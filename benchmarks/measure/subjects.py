@@ -16,7 +16,8 @@ Conditioning = list[list[Any]]
 REAL_DEPTHS = {"flux": 57, "hunyuan_video": 60, "dit": 28}
 """Blocks of FLUX.1-dev (19 double, 38 single), HunyuanVideo (20, 40) and DiT-XL/2."""
 
-TRAINED = ("flux", "dit", "hunyuan_video")
+EMOJI = ("flux", "dit", "hunyuan_video")
+"""The three models in which a class is one drawing: the easy end, for the tests and the demo."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class SubjectMissingError(Exception):
 
 
 def load(name: str) -> Subject:
-    """A subject by name: one of `TRAINED`, or "tiny_" and a name of tests/tiny_models.py.
+    """A subject by name: one of `EMOJI`, of the zoo, or "tiny_" and a name of tests/tiny_models.py.
 
     Raises SubjectMissingError if its weights are not there.
     """
@@ -56,7 +57,17 @@ def load(name: str) -> Subject:
         return _tiny(name)
     if name == "dit":
         return _trained_dit()
-    return _trained_emoji(name)
+    if name in EMOJI:
+        return _trained_emoji(name)
+    return _of_zoo(name)
+
+
+def trained() -> tuple[str, ...]:
+    """The zoo's models whose weights are there, then the three emoji models."""
+    from zoo.build import path_of
+    from zoo.specs import ZOO
+
+    return (*(name for name in ZOO if path_of(name).is_file()), *EMOJI)
 
 
 def _digest(path: Path) -> str:
@@ -158,5 +169,35 @@ def _trained_dit() -> Subject:
         conditioning=conditioning,
         picture=pixels,
         class_names=tuple(patcher.model.known_class_names or ()),
+        weights=_digest(path),
+    )
+
+
+def _of_zoo(name: str) -> Subject:
+    from zoo import build
+    from zoo.specs import ZOO
+
+    if name not in ZOO:
+        raise SubjectMissingError(f"there is no model {name!r}; choose among {', '.join((*ZOO, *EMOJI))}")
+    spec, path = ZOO[name], build.path_of(name)
+    if not path.is_file():
+        raise SubjectMissingError(f"there is no {path.name} in benchmarks/zoo/models: run `python dev.py train {name}`")
+    patcher, condition = build.load(name)
+    classes = tuple(build.facts_of(name)["classes"])
+
+    def conditioning(labels: Sequence[int]) -> tuple[Conditioning, Conditioning]:
+        return build.conditionings(condition, list(labels) if classes else [condition.null] * len(labels))
+
+    return Subject(
+        name=name,
+        patcher=patcher,
+        depth=spec.depth,
+        blocks=_own_blocks(patcher),
+        latent_shape=spec.latent_shape,
+        n_classes=max(len(classes), 1),
+        cfg=2.5,
+        conditioning=conditioning,
+        picture=lambda latents: pixels(build.to_pictures(spec, latents)),
+        class_names=classes,
         weights=_digest(path),
     )

@@ -237,11 +237,11 @@ def main() -> None:
     options = parser.parse_args()
     environment.prepare()
     from measure.sampling import Case, batch_of
-    from measure.subjects import TRAINED, SubjectMissingError, load
+    from measure.subjects import SubjectMissingError, load, trained
     from speca.adapters import recognise
 
     results = []
-    for name in options.models.split(",") if options.models else TRAINED:
+    for name in options.models.split(",") if options.models else trained():
         try:
             subject = load(name)
         except SubjectMissingError as missing:

@@ -96,7 +96,8 @@ class Attachment:
         try:
             guider.model_options = comfy.model_patcher.create_model_options_clone(unchanged)
             options = guider.model_options.setdefault("transformer_options", {})
-            path = SamplingPath(guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist())
+            model_sampling = guider.model_patcher.get_model_object("model_sampling")
+            path = SamplingPath(model_sampling, sigmas.tolist(), self.config.decided_at)
             options[KEY] = Run(session, path)
             call_innermost(options)
             result = executor(*args, **kwargs)

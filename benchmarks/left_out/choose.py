@@ -1,0 +1,129 @@
+"""The choice: which candidate is best on all models but one, and what it is worth on that one. Pure.
+
+A candidate is chosen by its mean margin over the best rival, over the other models, step counts and `SPEEDS`; of those
+within `TIE` of the best, the one whose worst samples are best.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+SPEEDS = (2.0, 3.0, 4.0)
+"""At which candidates are compared."""
+SHOWN = (2.0, 3.0, 4.0, 5.0)
+TIE = 0.1
+NOT_REACHED = -10.0
+"""The margin, in dB, of a candidate at a speed that it does not reach."""
+
+Row = Mapping[str, str]
+Where = tuple[str, int]
+"""A model and a number of steps."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """PSNR in dB over the samples of a setting: mean, tenth percentile, worst."""
+
+    mean: float
+    tenth: float
+    worst: float
+
+    def towards(self, other: Quality, share: float) -> Quality:
+        def mix(a: float, b: float) -> float:
+            return a + share * (b - a)
+
+        return Quality(mix(self.mean, other.mean), mix(self.tenth, other.tenth), mix(self.worst, other.worst))
+
+
+Curve = Sequence[tuple[float, Quality]]
+"""(speedup, quality) of a method's settings."""
+
+
+def curve_of(rows: Iterable[Row]) -> Curve:
+    """The settings that no other beats in both speed and mean quality, slowest first."""
+    points = [
+        (float(r["speedup"]), Quality(float(r["psnr_mean"]), float(r["psnr_p10"]), float(r["psnr_worst"])))
+        for r in rows
+    ]
+    best: list[tuple[float, Quality]] = []
+    for speed, quality in sorted(points, key=lambda p: (-p[0], -p[1].mean)):
+        if not best or quality.mean > best[-1][1].mean:
+            best.append((speed, quality))
+    return best[::-1]
+
+
+def at(curve: Curve, speed: float) -> Quality | None:
+    """What a method reaches at `speed` or faster, linear in its logarithm; None where it is never that fast."""
+    if not curve or speed > curve[-1][0]:
+        return None
+    if speed <= curve[0][0]:
+        return curve[0][1]
+    for (slower, better), (faster, worse) in itertools.pairwise(curve):
+        if slower <= speed <= faster:
+            return better.towards(worse, math.log(speed / slower) / math.log(faster / slower))
+    raise AssertionError("a curve is sorted")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All curves at one place: rivals by method, candidates by name."""
+
+    rivals: Mapping[str, Curve]
+    candidates: Mapping[str, Curve]
+
+    def best_rival(self, speed: float) -> tuple[str, Quality] | None:
+        """By its mean."""
+        reached = [(name, quality) for name, curve in self.rivals.items() if (quality := at(curve, speed))]
+        return max(reached, key=lambda pair: pair[1].mean, default=None)
+
+    def best_worst(self, speed: float) -> float | None:
+        """The best of all rivals' worst samples."""
+        return max((q.worst for curve in self.rivals.values() if (q := at(curve, speed))), default=None)
+
+    def margin(self, candidate: str, speed: float) -> tuple[float, float] | None:
+        """dB over the best rival: of the mean, of the worst sample. None where no rival is that fast."""
+        best, worst = self.best_rival(speed), self.best_worst(speed)
+        if best is None or worst is None:
+            return None
+        own = at(self.candidates[candidate], speed)
+        return (NOT_REACHED, NOT_REACHED) if own is None else (own.mean - best[1].mean, own.worst - worst)
+
+
+def gather(rows: Iterable[Row]) -> dict[Where, Measured]:
+    """Rows by place; a candidate's are of the method "speca", named by what it does not share with its others."""
+    found: dict[Where, tuple[dict[str, list[Row]], dict[str, list[Row]]]] = {}
+    for row in rows:
+        rivals, candidates = found.setdefault((row["model"], int(row["steps"])), ({}, {}))
+        if row["method"] == "speca":
+            candidates.setdefault(candidate_of(row), []).append(row)
+        else:
+            rivals.setdefault(row["method"], []).append(row)
+    return {
+        where: Measured(
+            {name: curve_of(r) for name, r in rivals.items()}, {name: curve_of(r) for name, r in candidates.items()}
+        )
+        for where, (rivals, candidates) in found.items()
+    }
+
+
+def candidate_of(row: Row) -> str:
+    return row["label"].rpartition(" threshold ")[0]
+
+
+def choose(measured: Mapping[Where, Measured], left_out: str) -> str:
+    """The candidate for a model, chosen on all others. Raises ValueError where there are no others."""
+    others = [m for (model, _), m in measured.items() if model != left_out]
+    if not others:
+        raise ValueError(f"there is no other model than {left_out} to choose on")
+    names = set.intersection(*(set(m.candidates) for m in others))
+    scores = {}
+    for name in sorted(names):
+        margins = [margin for m in others for speed in SPEEDS if (margin := m.margin(name, speed)) is not None]
+        if margins:
+            scores[name] = tuple(sum(column) / len(margins) for column in zip(*margins, strict=True))
+    best = max(score[0] for score in scores.values())
+    tied = [name for name, score in scores.items() if score[0] >= best - TIE]
+    return max(tied, key=lambda name: scores[name][1])

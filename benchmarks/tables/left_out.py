@@ -1,0 +1,134 @@
+"""The left-out table and plot, made from the rows alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from left_out.choose import SHOWN, Measured, Row, Where, at, choose, gather
+from methods import METHODS
+
+README_STEPS = 28
+
+
+def write(rows: Sequence[Row], out: Path) -> str:
+    """Write `left-out.md`, `left-out.json` and the plot into `out`; returns the text."""
+    measured = gather(rows)
+    models = list(dict.fromkeys(model for model, _ in measured))
+    if len(models) < 2:
+        return "nothing to leave out: fewer than two models are measured"
+    chosen = {model: choose(measured, model) for model in models}
+    text = "\n\n".join(
+        [
+            *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
+            _choices(chosen),
+            _goals(measured, chosen),
+        ]
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "left-out.md").write_text(text + "\n")
+    record = {
+        f"{model}-{steps}": {
+            "chosen": chosen[model],
+            "at": {
+                f"{speed:g}x": {
+                    name: vars(quality)
+                    for name, curve in (*m.rivals.items(), ("speca", m.candidates[chosen[model]]))
+                    if (quality := at(curve, speed))
+                }
+                for speed in SHOWN
+            },
+        }
+        for (model, steps), m in measured.items()
+    }
+    (out / "left-out.json").write_text(json.dumps(record, indent=1) + "\n")
+    plot(measured, chosen, out / "left-out.png")
+    return text
+
+
+def _table(measured: Mapping[Where, Measured], chosen: Mapping[str, str], steps: int) -> str:
+    lines = [
+        f"{steps} steps: SpeCa's PSNR in dB, mean / tenth percentile / worst sample, and in brackets how far its mean "
+        "is above the best rival's, and which that is.",
+        "",
+        "| left out | " + " | ".join(f"{speed:g}x" for speed in SHOWN) + " |",
+        "| --- |" + " --- |" * len(SHOWN),
+    ]
+    for (model, n), m in measured.items():
+        if n == steps:
+            lines.append(f"| {model} | " + " | ".join(_cell(m, chosen[model], speed) for speed in SHOWN) + " |")
+    return "\n".join(lines)
+
+
+def _cell(m: Measured, candidate: str, speed: float) -> str:
+    own, best = at(m.candidates[candidate], speed), m.best_rival(speed)
+    if own is None:
+        return "-"
+    figures = f"{own.mean:.1f} / {own.tenth:.1f} / {own.worst:.1f}"
+    return figures if best is None else f"{figures} ({own.mean - best[1].mean:+.1f}, {METHODS[best[0]].title})"
+
+
+def _choices(chosen: Mapping[str, str]) -> str:
+    lines = ["What was chosen on the others:", "", "| left out | chosen |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {model} | {name} |" for model, name in chosen.items())])
+
+
+def _goals(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:
+    """A line per place and speed that misses its goal, and by how much."""
+    missed = []
+    for (model, steps), m in measured.items():
+        for speed in SHOWN:
+            margin = m.margin(chosen[model], speed)
+            if margin is None:
+                continue
+            goal = 3.0 if speed <= 4 and steps >= 28 else 0.0
+            if margin[0] < goal:
+                missed.append(f"- {model}, {steps} steps, {speed:g}x: {margin[0]:+.1f} dB, the goal is {goal:+.0f}")
+            if goal and margin[1] < 0:
+                missed.append(f"- {model}, {steps} steps, {speed:g}x: worst sample {margin[1]:+.1f} dB below the best")
+    return "\n".join(["Goals missed:", "", *(missed or ["none"])])
+
+
+def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Path) -> None:
+    """A panel per model at `README_STEPS`: SpeCa as chosen on the others, the best rival at each speed, fewer steps."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    places = [(model, m) for (model, steps), m in measured.items() if steps == README_STEPS]
+    if not places:
+        return
+    columns = min(4, len(places))
+    rows = -(-len(places) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(3.1 * columns, 2.6 * rows), squeeze=False, sharex=True, layout="constrained"
+    )
+    speeds = [1.5 + 0.1 * i for i in range(46)]
+    handles = {}
+    for axis, (model, m) in zip(axes.flat, places, strict=False):
+        own = [(s, q) for s in speeds if (q := at(m.candidates[chosen[model]], s))]
+        best = [(s, b[1].mean) for s in speeds if (b := m.best_rival(s))]
+        fewer = [(s, q.mean) for s in speeds if (q := at(m.rivals.get("fewer_steps", ()), s))]
+        curves = (
+            ("SpeCa, mean", [(s, q.mean) for s, q in own], {"color": "black", "linewidth": 2.2}),
+            ("SpeCa, worst sample", [(s, q.worst) for s, q in own], {"color": "black", "linestyle": ":"}),
+            ("best rival at each speed, mean", best, {"color": "tab:red"}),
+            ("fewer steps, mean", fewer, {"color": "tab:gray", "linestyle": "--"}),
+        )
+        for label, points, style in curves:
+            if points:
+                (handles[label],) = axis.plot(*zip(*points, strict=True), **style)
+        axis.set_title(model, fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=7)
+    for axis in axes.flat[len(places) :]:
+        axis.set_visible(False)
+    figure.supxlabel("speedup computed for the real model's depth", fontsize=8)
+    figure.supylabel("PSNR against the uncached picture, dB", fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

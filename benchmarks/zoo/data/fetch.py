@@ -1,0 +1,71 @@
+"""Brings public packages into the zoo's cache, once: Debian's (unpacked, not installed), npm's, and wheels in a
+virtual environment of their own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[1] / ".cache"
+
+
+def debian(package: str) -> Path:
+    """The files of a Debian package, as it would install them. Needs `apt-get` and `dpkg-deb`."""
+    target = CACHE / package
+    if target.is_dir():
+        return target
+    _need("apt-get", f"to fetch Debian's {package}")
+    folder = _scratch(package)
+    if subprocess.run(["apt-get", "download", package], cwd=folder).returncode != 0:
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "download", package], cwd=folder, check=True)
+    (archive,) = folder.glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", str(archive), str(folder / "files")], check=True)
+    (folder / "files").rename(target)
+    shutil.rmtree(folder)
+    return target
+
+
+def npm(package: str, version: str) -> Path:
+    """The files of an npm package. Needs `npm`."""
+    target = CACHE / f"{package.split('/')[-1]}-{version}"
+    if target.is_dir():
+        return target
+    npm_command = _need("npm", f"to fetch {package}@{version}")
+    folder = _scratch(target.name)
+    subprocess.run([npm_command, "pack", "--silent", f"{package}@{version}"], cwd=folder, check=True)
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder / "files", filter="data")
+    (folder / "files" / "package").rename(target)
+    shutil.rmtree(folder)
+    return target
+
+
+def python_with(*requirements: str) -> Path:
+    """The interpreter of a virtual environment that has these, apart from everything else: games bring old pins."""
+    venv = CACHE / ("venv-" + "-".join(r.partition("==")[0] for r in requirements))
+    python = venv / "bin" / "python"
+    if not (venv / "ready").is_file():
+        shutil.rmtree(venv, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+        (venv / "ready").touch()
+    return python
+
+
+def _scratch(name: str) -> Path:
+    folder = CACHE / f"{name}.new"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _need(command: str, what_for: str) -> str:
+    found = shutil.which(command)
+    if found is None:
+        raise RuntimeError(f"{command} is needed once, {what_for}: install it and run this again")
+    return found

@@ -1,0 +1,297 @@
+"""The zoo: which networks are trained on what. Data alone; `build` makes them, `train` trains them.
+
+Each is a class of ComfyUI's own, or this pack's DiT, made small. They differ in what a cache's rule could be fitted to
+by accident: architecture, prediction (flow, noise, EDM), shift, patch, width, depth, size and kind of picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One model of the zoo.
+
+    family: the real model whose class this is. model_class: of `comfy.supported_models`, or "DiT" for this pack's own.
+    unet: the arguments of the network. source: a name of `data.SOURCES`.
+    size: side of a picture in pixels; frames: of a clip, 0 for pictures.
+    fold: pixels of a square that become channels of one latent pixel, as a VAE without loss would have it.
+    depth: blocks of the real model, for speedups computed for it. sampling: what differs from the class's own settings.
+    zero: parts of the names of parameters that start at nothing. tokens: of a class's conditioning.
+    """
+
+    name: str
+    family: str
+    model_class: str
+    unet: dict[str, Any]
+    source: str
+    depth: int
+    size: int = 32
+    frames: int = 0
+    fold: int = 1
+    sampling: dict[str, Any] = field(default_factory=dict)
+    zero: tuple[str, ...] = ()
+    tokens: int = 4
+    width: int = 32
+    pooled: int = 0
+    steps: int = 1800
+    batch: int = 24
+    lr: float = 1.2e-3
+    noise_mean: float = 0.3
+
+    @property
+    def channels(self) -> int:
+        return 3 * self.fold**2
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one sample: (C, H, W), or (C, T, H, W) where the class works on clips (T = 1 for its pictures)."""
+        side = self.size // self.fold
+        if self.frames or self.model_class in CLASSES_OF_CLIPS:
+            return (self.channels, max(self.frames, 1), side, side)
+        return (self.channels, side, side)
+
+
+CLASSES_OF_CLIPS = ("HunyuanVideo", "WAN21_T2V", "CosmosT2V", "QwenImage")
+"""Their latents have a dimension for time even where there is one frame."""
+
+_FLUX = {
+    "image_model": "flux",
+    "vec_in_dim": 32,
+    "context_in_dim": 32,
+    "mlp_ratio": 2.0,
+    "theta": 1000,
+    "qkv_bias": True,
+    "guidance_embed": False,
+}
+_MODULATED = ("_mod.lin", "modulation.lin", "adaLN_modulation", "final_layer.linear")
+
+
+def _flux(channels: int, patch: int, heads: int, axes: list[int], depth: int, single: int) -> dict[str, Any]:
+    return _FLUX | {
+        "in_channels": channels,
+        "out_channels": channels,
+        "patch_size": patch,
+        "hidden_size": heads * sum(axes),
+        "num_heads": heads,
+        "axes_dim": axes,
+        "depth": depth,
+        "depth_single_blocks": single,
+    }
+
+
+def _dit(channels: int, side: int, patch: int, width: int, heads: int, depth: int) -> dict[str, Any]:
+    return {
+        "input_size": side,
+        "patch_size": patch,
+        "in_channels": channels,
+        "hidden_size": width,
+        "depth": depth,
+        "num_heads": heads,
+        "mlp_ratio": 2.0,
+        "learn_sigma": False,
+    }
+
+
+ZOO: dict[str, Spec] = {
+    spec.name: spec
+    for spec in (
+        Spec(
+            name="flux-fluent",
+            family="FLUX",
+            model_class="Flux",
+            unet=_flux(3, patch=4, heads=2, axes=[16, 24, 24], depth=3, single=9),
+            source="fluent",
+            depth=57,
+            zero=_MODULATED,
+            pooled=32,
+        ),
+        Spec(
+            name="flux-photographs",
+            family="FLUX",
+            model_class="Flux",
+            unet=_flux(12, patch=4, heads=2, axes=[24, 24, 24], depth=2, single=8),
+            source="photographs",
+            depth=57,
+            size=64,
+            fold=2,
+            sampling={"shift": 3.0},
+            zero=_MODULATED,
+            pooled=32,
+            noise_mean=0.6,
+        ),
+        Spec(
+            name="hunyuan-arcade",
+            family="HunyuanVideo",
+            model_class="HunyuanVideo",
+            unet={
+                **_FLUX,
+                "image_model": "hunyuan_video",
+                "in_channels": 12,
+                "out_channels": 12,
+                "patch_size": [1, 4, 4],
+                "axes_dim": [16, 16, 16],
+                "hidden_size": 96,
+                "num_heads": 2,
+                "depth": 2,
+                "depth_single_blocks": 9,
+                "theta": 256,
+                "byt5": False,
+                "meanflow": False,
+                "use_cond_type_embedding": False,
+                "vision_in_dim": None,
+            },
+            source="arcade",
+            depth=60,
+            size=64,
+            frames=3,
+            fold=2,
+            sampling={"shift": 5.0},
+            zero=_MODULATED,
+            pooled=32,
+            steps=1500,
+            batch=12,
+            noise_mean=0.8,
+        ),
+        Spec(
+            name="wan-doom",
+            family="Wan",
+            model_class="WAN21_T2V",
+            unet={
+                "image_model": "wan2.1",
+                "model_type": "t2v",
+                "dim": 96,
+                "ffn_dim": 256,
+                "num_heads": 2,
+                "num_layers": 10,
+                "freq_dim": 256,
+                "in_dim": 12,
+                "out_dim": 12,
+                "text_dim": 32,
+                "text_len": 8,
+                "patch_size": (1, 2, 2),
+                "window_size": (-1, -1),
+                "qk_norm": True,
+                "cross_attn_norm": True,
+                "eps": 1e-6,
+            },
+            source="doom",
+            depth=40,
+            size=32,
+            frames=3,
+            fold=2,
+            sampling={"shift": 3.0},
+            zero=("head.head",),
+            steps=1500,
+            batch=12,
+            noise_mean=0.6,
+        ),
+        Spec(
+            name="dit-clipart",
+            family="DiT",
+            model_class="DiT",
+            unet=_dit(3, side=32, patch=4, width=80, heads=2, depth=28),
+            source="clipart",
+            depth=28,
+            noise_mean=0.0,
+        ),
+        Spec(
+            name="dit-units",
+            family="DiT",
+            model_class="DiT",
+            unet=_dit(3, side=64, patch=8, width=144, heads=3, depth=10),
+            source="units",
+            depth=28,
+            size=64,
+            noise_mean=0.0,
+        ),
+        Spec(
+            name="qwen-stamps",
+            family="Qwen-Image",
+            model_class="QwenImage",
+            unet={
+                "image_model": "qwen_image",
+                "in_channels": 48,
+                "out_channels": 12,
+                "num_layers": 9,
+                "attention_head_dim": 48,
+                "num_attention_heads": 2,
+                "joint_attention_dim": 32,
+                "axes_dims_rope": (8, 20, 20),
+            },
+            source="stamps",
+            depth=60,
+            fold=2,
+            zero=("img_mod.1", "txt_mod.1", "norm_out.linear", "proj_out"),
+        ),
+        Spec(
+            name="lumina-clipart",
+            family="Lumina 2",
+            model_class="Lumina2",
+            unet={
+                "image_model": "lumina2",
+                "patch_size": 2,
+                "in_channels": 12,
+                "cap_feat_dim": 32,
+                "dim": 128,
+                "n_layers": 10,
+                "n_refiner_layers": 1,
+                "n_heads": 4,
+                "n_kv_heads": 4,
+                "qk_norm": True,
+                "multiple_of": 32,
+                "axes_dims": [8, 12, 12],
+                "axes_lens": [300, 64, 64],
+                "rope_theta": 1000.0,
+                "ffn_dim_multiplier": 0.75,
+            },
+            source="clipart",
+            depth=26,
+            fold=2,
+            sampling={"shift": 2.0},
+            zero=("adaLN_modulation", "final_layer.linear"),
+        ),
+        Spec(
+            name="cosmos-fluent",
+            family="Cosmos 1",
+            model_class="CosmosT2V",
+            unet={
+                "image_model": "cosmos",
+                "max_img_h": 16,
+                "max_img_w": 16,
+                "max_frames": 4,
+                "in_channels": 12,
+                "out_channels": 12,
+                "patch_spatial": 2,
+                "patch_temporal": 1,
+                "model_channels": 128,
+                "num_blocks": 9,
+                "num_heads": 2,
+                "concat_padding_mask": False,
+                "crossattn_emb_channels": 32,
+                "pos_emb_cls": "rope3d",
+                "pos_emb_interpolation": "crop",
+                "use_adaln_lora": True,
+                "adaln_lora_dim": 32,
+                "block_config": "FA-CA-MLP",
+                "pos_emb_learnable": False,
+                "block_x_format": "THWBD",
+                "affline_emb_norm": True,
+                "extra_per_block_abs_pos_emb": True,
+                "extra_per_block_abs_pos_emb_type": "learnable",
+                "rope_h_extrapolation_ratio": 1.0,
+                "rope_w_extrapolation_ratio": 1.0,
+                "rope_t_extrapolation_ratio": 1.0,
+                "mlp_ratio": 2.0,
+            },
+            source="fluent",
+            depth=28,
+            fold=2,
+            zero=("adaLN_modulation.2", "final_layer.linear"),
+            noise_mean=-0.6,
+        ),
+    )
+}
+"""Name -> spec, in the order in which they are trained."""

@@ -1,0 +1,112 @@
+"""What is chosen on all models but one: by hand, on rows that are made up."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from left_out import choose as choosing
+from left_out.choose import Quality, at, choose, curve_of, gather
+
+SPEEDS = (2.0, 3.0, 4.0, 5.0)
+
+
+def row(model: str, method: str, speed: float, mean: float, worst: float, label: str = "") -> dict[str, str]:
+    figures = {"speedup": speed, "psnr_mean": mean, "psnr_p10": (mean + worst) / 2, "psnr_worst": worst}
+    text = {name: f"{value}" for name, value in figures.items()}
+    return {"model": model, "steps": "28", "method": method, "label": label, **text}
+
+
+def rows(model: str, method: str, mean: float, below: float = 2.0, candidate: str = "") -> list[dict[str, str]]:
+    """The same quality at every speed; the worst sample `below` the mean."""
+    return [
+        row(model, method, speed, mean - speed, mean - speed - below, f"{candidate} threshold {speed:g}")
+        for speed in SPEEDS
+    ]
+
+
+def models(figures: dict[str, dict[str, float]], below: dict[str, float] | None = None) -> list[dict[str, str]]:
+    """Model -> candidate -> mean; the rivals are at 40 and 39 everywhere."""
+    made = []
+    for model, candidates in figures.items():
+        made += rows(model, "fewer_steps", 40.0) + rows(model, "taylor_last", 39.0, below=0.5)
+        for name, mean in candidates.items():
+            made += rows(model, "speca", mean, (below or {}).get(name, 2.0), candidate=name)
+    return made
+
+
+def test_a_curve_keeps_what_no_other_point_beats_and_is_read_between_its_points():
+    curve = curve_of([row("m", "x", s, p, p - 2) for s, p in ((1.0, 50.0), (2.0, 40.0), (3.0, 20.0), (4.0, 30.0))])
+    assert [speed for speed, _ in curve] == [1.0, 2.0, 4.0]
+    assert at(curve, 2 * math.sqrt(2)) == Quality(pytest.approx(35.0), pytest.approx(34.0), pytest.approx(33.0))
+    assert at(curve, 0.5) == curve[0][1]
+    assert at(curve, 4.1) is None
+    assert at([], 2.0) is None
+
+
+def test_the_margin_is_over_the_best_rival_of_each_kind():
+    measured = gather(models({"m": {"a": 43.0}}))["m", 28]
+    assert measured.best_rival(3.0)[0] == "fewer_steps"
+    # The mean against 40, the worst sample, 41, against the best worst one, 38.5.
+    assert measured.margin("a", 3.0) == (pytest.approx(3.0), pytest.approx(43.0 - 2.0 - 38.5))
+    assert measured.margin("a", 9.0) is None
+
+
+def test_a_candidate_that_is_never_that_fast_is_far_behind():
+    made = [r for r in models({"m": {"a": 50.0}}) if r["method"] != "speca" or float(r["speedup"]) < 3]
+    assert gather(made)["m", 28].margin("a", 3.0) == (choosing.NOT_REACHED, choosing.NOT_REACHED)
+
+
+def test_a_model_has_no_say_in_what_is_chosen_for_it():
+    figures = {
+        "easy": {"a": 60.0, "b": 41.0},
+        "hard": {"a": 41.0, "b": 45.0},
+        "harder": {"a": 41.0, "b": 44.0},
+    }
+    measured = gather(models(figures))
+    assert choose(measured, "easy") == "b"
+    assert choose(measured, "hard") == "a"
+    # Whatever it scores itself changes nothing.
+    figures["easy"]["a"] = 99.0
+    assert choose(gather(models(figures)), "easy") == "b"
+
+
+def test_of_equals_the_one_with_the_better_worst_samples_is_chosen():
+    figures = {"one": {"a": 45.0, "b": 44.95}, "two": {"a": 45.0, "b": 44.95}}
+    measured = gather(models(figures, below={"a": 9.0, "b": 1.0}))
+    assert choose(measured, "one") == "b"
+    measured = gather(models(figures, below={"a": 1.0, "b": 1.0}))
+    assert choose(measured, "one") == "a"
+
+
+def test_a_lone_model_cannot_be_left_out():
+    with pytest.raises(ValueError, match="no other model than m"):
+        choose(gather(models({"m": {"a": 43.0}})), "m")
+
+
+def test_every_candidate_is_a_valid_setting_and_has_a_name_of_its_own(comfy):
+    from left_out import grid
+    from speca.config import SpeCaConfig
+
+    candidates = grid.candidates()
+    assert len(candidates) == math.prod(len(values) for values in grid.GRID.values())
+    for name, fields in candidates.items():
+        SpeCaConfig(**fields)
+        settings = grid.settings_of(fields, short=True)
+        assert {choosing.candidate_of({"label": s.label}) for s in settings} == {name.replace(",", "")}
+
+
+def test_the_table_shows_mean_tenth_percentile_and_worst_side_by_side_and_names_what_is_missed(tmp_path, comfy):
+    from tables import left_out
+
+    text = left_out.write(models({"one": {"a": 44.0}, "two": {"a": 41.0}}), tmp_path)
+    assert "| one | 42.0 / 41.0 / 40.0 (+4.0, fewer steps) |" in text
+    assert "- two, 28 steps, 2x: +1.0 dB, the goal is +3" in text
+    assert "- one, 28 steps, 2x:" not in text
+    assert (tmp_path / "left-out.md").read_text() == text + "\n"
+    assert (tmp_path / "left-out.json").is_file()

@@ -6,6 +6,7 @@ a concatenated frame, a face, a voice); what is not in there at all is stated in
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+import newer_models
 import tiny_models
 from tiny_models import N_TOKENS, POOLED, SPECS, WIDTH, Prompt, Spec, TinyModel, gaussian
 
@@ -199,33 +201,67 @@ ADDITIONAL: dict[str, Spec] = {
     ),
 }
 
+_OF_ONE_SIZE = frozenset({"MiniMaxMusic3"})
+
 # Beside its own number of samples a network of this class insists on cond and uncond in one call.
 NEEDS_COND_AND_UNCOND = frozenset({"hunyuan3d21"})
 
-NAMES: tuple[str, ...] = tuple(dict.fromkeys((*tiny_models.TRANSFORMERS, *VARIANTS, *ADDITIONAL, "dit")))
+# Part of each block runs on accepted calls too: the branch of Wan-Animate 2's pose video.
+HALF_A_BLOCK_ALWAYS_RUNS = frozenset({"wan_animate2"})
+
+NAMES: tuple[str, ...] = tuple(
+    dict.fromkeys((*tiny_models.TRANSFORMERS, *VARIANTS, *ADDITIONAL, "dit", *newer_models.SPECS))
+)
+
+
+def wider(latent: dict[str, Any]) -> dict[str, Any]:
+    """Zeros twice as wide as `latent`; of picture and sound, the picture."""
+    if "shapes" not in latent:
+        *shape, width = latent["samples"].shape
+        return {"samples": torch.zeros(*shape, 2 * width)}
+    (*picture, width), sound = latent["shapes"]
+    spec = Spec("", {}, (*picture, 2 * width), sound=sound)
+    return spec.empty_latent(picture[0])
+
+
+def missing(name: str) -> str:
+    """Why the ComfyUI that is there cannot build `name`; empty if it can."""
+    import comfy.supported_models
+    import comfyui_version
+
+    spec = newer_models.SPECS.get(name)
+    if spec is None or hasattr(comfy.supported_models, spec.model_class):
+        return ""
+    return f"ComfyUI {comfyui_version.__version__} has no {spec.model_class}"
 
 
 def build(name: str, *, batch: int = 1, **config: Any) -> TinyModel:
     """The tiny model `name` of `NAMES`, as `tiny_models.build` makes it."""
     if name == "dit":
         return _dit(batch)
-    spec = VARIANTS[name].spec() if name in VARIANTS else ADDITIONAL.get(name)
+    spec = VARIANTS[name].spec() if name in VARIANTS else (ADDITIONAL | newer_models.SPECS).get(name)
     if spec is None:
         return tiny_models.build(name, batch=batch, **config)
     if name == "stable_audio":
-        return _from_spec(spec, batch, config, _stable_audio_state_dict())
-    return _from_spec(spec, batch, config, {})
+        return from_spec(spec, batch, config, _stable_audio_state_dict())
+    return from_spec(spec, batch, config)
 
 
-def _from_spec(spec: Spec, batch: int, config: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> TinyModel:
-    model_config = tiny_models.config_of(spec, config)
+def from_spec(
+    spec: Spec, batch: int = 1, config: dict[str, Any] | None = None, state_dict: dict[str, torch.Tensor] | None = None
+) -> TinyModel:
+    """What `spec` describes with `config` entries of its own, and what ComfyUI reads beside the network."""
+    model_config = tiny_models.config_of(spec, config or {})
     model_config.set_inference_dtype(torch.float32, None)
-    model = model_config.get_model(state_dict, "", device=torch.device("cpu")).to(torch.float32)
-    _shrink_encoders(model.diffusion_model)
+    # Without memory where the class's one size is too large to be made and thrown away.
+    device = torch.device("meta" if spec.model_class in _OF_ONE_SIZE else "cpu")
+    model = model_config.get_model(state_dict or {}, "", device=device)
+    _shrink(model.diffusion_model)
+    model.to(torch.float32)
     tiny_models.randomise(model.diffusion_model)
     _fill_rotary_frequencies(model.diffusion_model)
-    latent = {"samples": torch.zeros((batch, *spec.latent[1:]))}
-    return TinyModel(tiny_models.patcher_of(model), latent, spec.prompt.encode(100), spec.prompt.encode(200), spec.cfg)
+    latent, prompt = spec.empty_latent(batch), spec.prompt
+    return TinyModel(tiny_models.patcher_of(model), latent, prompt.encode(100), prompt.encode(200), spec.cfg)
 
 
 def _stable_audio_state_dict() -> dict[str, torch.Tensor]:
@@ -257,8 +293,10 @@ class _Motion(torch.nn.Module):
         return faces.mean(dim=(2, 3)) @ self.weight.T.to(faces)
 
 
-def _shrink_encoders(network: Any) -> None:
-    """Make small what a configuration cannot: encoders of the conditioning, ahead of the blocks."""
+def _shrink(network: Any) -> None:
+    """Make small what a configuration cannot: encoders of the conditioning, and networks of one size."""
+    if type(network).__name__ == "MiniMaxMusic3DiT":
+        _shrink_music(network)
     if hasattr(network, "motion_encoder"):
         network.motion_encoder = _Motion()
     if hasattr(network, "lyric_encoder"):
@@ -275,6 +313,26 @@ def _shrink_encoders(network: Any) -> None:
             device="cpu",
             operations=comfy.ops.disable_weight_init,
         ).eval()
+
+
+def _shrink_music(network: Any) -> None:
+    """MiniMax Music 3 takes no sizes: four of its own blocks, 64 wide, in the place of 36 of 2048."""
+    import comfy.ldm.minimax_music.dit
+    import comfy.ops
+
+    made: tuple[Any, ...] = (torch.float32, "cpu", comfy.ops.disable_weight_init)
+    linear = functools.partial(comfy.ops.disable_weight_init.Linear, dtype=torch.float32, device="cpu")
+    diffusion = network.diffusion_transformer
+    transformer = diffusion.transformer
+    diffusion.to_timestep_embed = torch.nn.Sequential(linear(256, 64), torch.nn.SiLU(), linear(64, 64))
+    transformer.project_in, transformer.project_out = linear(2304, 64, bias=False), linear(64, 128, bias=False)
+    block = comfy.ldm.minimax_music.dit.TransformerBlock
+    transformer.layers = torch.nn.ModuleList(block(64, 16, 128, *made) for _ in range(4))
+    transformer.rotary_pos_emb = type(transformer.rotary_pos_emb)(16, torch.float32, "cpu")
+    network.to_empty(device="cpu")
+    for name, buffer in network.named_buffers():
+        if name.endswith(".beta"):
+            buffer.zero_()
 
 
 def _dit(batch: int) -> TinyModel:

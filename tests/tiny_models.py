@@ -62,7 +62,8 @@ class Spec:
     """One architecture: a class of `comfy.supported_models`, its small configuration and inputs that fit it.
 
     `latent` is (batch, channels, [frames,] height, width); Hunyuan3D's is (batch, channels, tokens). `cfg` is a
-    guidance scale that the architecture is used with; 1 means that only the positive prompt is evaluated.
+    guidance scale that the architecture is used with; 1 means that only the positive prompt is evaluated. `sound` is
+    the shape of a second latent, of those that make picture and sound.
     """
 
     model_class: str
@@ -70,6 +71,15 @@ class Spec:
     latent: tuple[int, ...]
     prompt: Prompt = Prompt()
     cfg: float = 1.0
+    sound: tuple[int, ...] | None = None
+
+    def empty_latent(self, batch: int) -> dict[str, Any]:
+        """A LATENT of zeros. Picture and sound are packed in one tensor, (B, 1, N), as ComfyUI packs them to sample;
+        their shapes are beside it."""
+        if self.sound is None:
+            return {"samples": torch.zeros((batch, *self.latent[1:]))}
+        shapes = [(batch, *self.latent[1:]), (batch, *self.sound[1:])]
+        return {"samples": torch.zeros(batch, 1, sum(math.prod(shape[1:]) for shape in shapes)), "shapes": shapes}
 
 
 class TinyModel(NamedTuple):
@@ -598,8 +608,9 @@ def build(
     model = model_config.get_model({}, "", device=torch.device("cpu"))
     model.to(dtype)
     randomise(model.diffusion_model, seed)
-    latent = {"samples": torch.zeros((batch, *spec.latent[1:]))}
-    return TinyModel(patcher_of(model), latent, spec.prompt.encode(100), spec.prompt.encode(200), spec.cfg)
+    return TinyModel(
+        patcher_of(model), spec.empty_latent(batch), spec.prompt.encode(100), spec.prompt.encode(200), spec.cfg
+    )
 
 
 def config_of(spec: Spec, changes: dict[str, Any]) -> Any:
@@ -608,8 +619,11 @@ def config_of(spec: Spec, changes: dict[str, Any]) -> Any:
 
     import comfy_env
 
-    fitted = comfy_env.from_benchmarks("zoo.emoji_pack.versions").fitted
-    return getattr(comfy.supported_models, spec.model_class)(fitted(spec.config | changes))
+    fitted = comfy_env.from_benchmarks("zoo.emoji_pack.versions").fitted(spec.config | changes)
+    model_config = getattr(comfy.supported_models, spec.model_class)(dict(fitted))
+    # Some classes put the sizes of the one model that is released over what they are given.
+    model_config.unet_config |= {key: fitted[key] for key in model_config.unet_extra_config if key in fitted}
+    return model_config
 
 
 def patcher_of(model: Any) -> ModelPatcher:
@@ -638,9 +652,13 @@ def ksample(
     """What the KSampler node does, without its progress bar: noise from `seed`, then `comfy.sample.sample`."""
     import comfy.sample
 
-    samples = comfy.sample.fix_empty_latent_channels(model_patcher, latent["samples"])
+    samples = latent["samples"]
+    if "shapes" in latent:
+        samples = unpacked(samples, latent["shapes"])
+    else:
+        samples = comfy.sample.fix_empty_latent_channels(model_patcher, samples)
     noise = comfy.sample.prepare_noise(samples, seed)
-    return comfy.sample.sample(
+    made = comfy.sample.sample(
         model_patcher,
         noise,
         steps,
@@ -656,3 +674,17 @@ def ksample(
         disable_pbar=True,
         seed=seed,
     )
+    return packed(made) if "shapes" in latent else made
+
+
+def packed(nested: Any) -> torch.Tensor:
+    """ComfyUI's tensor of several tensors as one, (B, 1, N)."""
+    return torch.cat([t.reshape(t.shape[0], 1, -1) for t in nested.unbind()], dim=-1)
+
+
+def unpacked(samples: torch.Tensor, shapes: list[tuple[int, ...]]) -> Any:
+    """The inverse of `packed`."""
+    import comfy.nested_tensor
+
+    parts = samples.split([math.prod(shape[1:]) for shape in shapes], dim=-1)
+    return comfy.nested_tensor.NestedTensor([part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])

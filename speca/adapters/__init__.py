@@ -10,25 +10,37 @@ from torch import nn
 from .ace_step import ACE_STEP, ACE_STEP_15
 from .auraflow import AURAFLOW
 from .base import Anatomy, Architecture, NotThisArchitectureError, find_anatomy
+from .boogu import BOOGU
+from .cogvideox import COGVIDEOX
 from .cosmos import COSMOS1, PREDICT2
 from .dit import DIT
 from .ernie_image import ERNIE_IMAGE
 from .flux import CHROMA, FLUX
 from .generic import discover
 from .hidream import HIDREAM
+from .hidream_o1 import HIDREAM_O1
 from .hunyuan3d import HUNYUAN3D
 from .hunyuan_dit import HUNYUAN3D_21, HUNYUAN_DIT
 from .hunyuan_video import HUNYUAN_VIDEO
+from .ideogram4 import IDEOGRAM4
+from .joyimage import JOYIMAGE
 from .kandinsky5 import KANDINSKY5
+from .krea2 import KREA2
+from .lens import LENS
 from .ltxv import LTX2, LTXV
 from .lumina import LUMINA2
+from .mage_flow import MAGE_FLOW
+from .minimax_h3 import MINIMAX_H3
+from .minimax_music import MINIMAX_MUSIC
 from .mochi import MOCHI
 from .omnigen2 import OMNIGEN2
 from .pixart import PIXART
-from .qwen_image import QWEN_IMAGE
+from .pixeldit import PIXELDIT
+from .qwen_image import QWEN_IMAGE, QWEN_IMAGE_21
 from .sd3 import SD3
+from .seedvr2 import SEEDVR2
 from .stable_audio import STABLE_AUDIO
-from .wan import WAN
+from .wan import WAN, WAN_ANIMATE_2
 
 # A network is matched with the first that names it or one of its base classes: derived classes before their bases.
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -36,26 +48,40 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     CHROMA,
     HUNYUAN_VIDEO,
     DIT,
+    WAN_ANIMATE_2,
     WAN,
     QWEN_IMAGE,
+    QWEN_IMAGE_21,
+    MAGE_FLOW,
+    KREA2,
+    IDEOGRAM4,
+    MINIMAX_H3,
     SD3,
     AURAFLOW,
     LTX2,
     LTXV,
     LUMINA2,
     HIDREAM,
+    HIDREAM_O1,
     COSMOS1,
     PREDICT2,
     KANDINSKY5,
     PIXART,
     HUNYUAN_DIT,
     OMNIGEN2,
+    BOOGU,
     ERNIE_IMAGE,
+    JOYIMAGE,
+    LENS,
+    PIXELDIT,
+    COGVIDEOX,
+    SEEDVR2,
     MOCHI,
     HUNYUAN3D,
     HUNYUAN3D_21,
     ACE_STEP,
     ACE_STEP_15,
+    MINIMAX_MUSIC,
     STABLE_AUDIO,
 )
 
@@ -71,6 +97,8 @@ def recognise(network: nn.Module) -> Anatomy:
     names = [cls.__name__ for cls in type(network).__mro__]
     for architecture in ARCHITECTURES:
         if not set(architecture.networks).isdisjoint(names):
+            if architecture.native:
+                raise NotThisArchitectureError(f"{architecture.title} {architecture.native}; it runs uncached")
             try:
                 return find_anatomy(architecture, network)
             except NotThisArchitectureError as changed:

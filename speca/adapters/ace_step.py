@@ -15,6 +15,8 @@ ACE_STEP_15 = Architecture(
     title="ACE-Step 1.5",
     networks=("AceStepConditionGenerationModel",),
     stages=(BlockList("decoder.layers", carried=("hidden_states",)),),
+    # One sequence of references is gathered from all rows (`unpack_timbre_embeddings`).
+    mixes_rows=True,
     models=("ACE-Step 1.5",),
-    untested="needs a newer ComfyUI than the tests'",
+    since="0.12",
 )

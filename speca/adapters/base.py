@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..call import Tensors
 from ..config import NOISE_GAIN_LIMIT
-from ..history import Tensors
 
 Parameter = str | int
 """A parameter of a block's forward: by name, or by position (self not counted) where the forward takes `*args`."""
@@ -38,7 +38,9 @@ class BlockList:
         U-shaped transformers); forecast with the rest, and passed over in a block that gets None.
     returns: what a block returns, where that is not just `carried`: parameters whose values a skipped block returns.
     returns_tuple: whether one carried tensor comes back bare or in a tuple; with more it is always a tuple.
-    batch_dim: the dimension of the carried tensors that counts samples.
+    batch_dim: the dimension of the carried tensors that counts samples; None where they have none, because the network
+        takes one sample a call, or packs the tokens of several in one row. Then only calls with one row are cached.
+    method: what the network calls of a block, where that is not the block itself.
     """
 
     path: str
@@ -46,7 +48,8 @@ class BlockList:
     also_needed: tuple[Parameter, ...] = ()
     returns: tuple[Parameter, ...] = ()
     returns_tuple: bool = False
-    batch_dim: int = 0
+    batch_dim: int | None = 0
+    method: str = "forward"
 
     def blocks_of(self, network: nn.Module) -> list[nn.Module]:
         try:
@@ -58,11 +61,16 @@ class BlockList:
     def check(self, block: nn.Module) -> None:
         """Raises `NotThisArchitectureError` if the block's forward lacks a parameter that is stated here."""
         for parameter in (*self.carried, *self.also_needed, *self.returns):
-            position_of(block, parameter)
+            position_of(block, parameter, self.method)
+
+    def native(self, block: nn.Module) -> Callable[..., Any]:
+        """What the network calls of `block` now, another pack's exchange of it included."""
+        return getattr(block, self.method)
 
     def untouched(self, block: nn.Module) -> Callable[..., Any]:
         """A forward for `block` that computes nothing and returns the carried tensors as they came."""
-        returned = [(parameter, position_of(block, parameter)) for parameter in self.returns or self.carried]
+        named = self.returns or self.carried
+        returned = [(parameter, position_of(block, parameter, self.method)) for parameter in named]
         bare = len(returned) == 1 and not self.returns_tuple
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -72,12 +80,13 @@ class BlockList:
         return forward
 
     def needed(self, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """The tensors that enter `block` and depend on the blocks before it, samples first: (B, ...) each.
+        """The tensors that enter `block` and depend on the blocks before it, samples first: (B, ...) each, B = 1 where
+        they have no dimension for samples.
 
         What is not a tensor is handed on as it is, for the caller to refuse.
         """
         return tuple(
-            part.movedim(self.batch_dim, 0) if isinstance(part, Tensor) else part
+            self._samples_first(part) if isinstance(part, Tensor) else part
             for _, value in self._needed_arguments(block, args, kwargs)
             for part in (value if isinstance(value, (tuple, list)) else (value,))
         )
@@ -87,19 +96,26 @@ class BlockList:
     ) -> tuple[list[Any], dict[str, Any]]:
         """The block's arguments with what `needed` gave replaced by `values`, (B, ...) each."""
         new_args, new_kwargs = list(args), dict(kwargs)
-        fresh = iter(v.movedim(0, self.batch_dim).contiguous() for v in values)
+        fresh = iter(self._as_carried(v) for v in values)
         for parameter, value in self._needed_arguments(block, args, kwargs):
             new: Any = type(value)(next(fresh) for _ in value) if isinstance(value, (tuple, list)) else next(fresh)
             if parameter in new_kwargs:
                 new_kwargs[str(parameter)] = new
             else:
-                new_args[position_of(block, parameter)] = new
+                new_args[position_of(block, parameter, self.method)] = new
         return new_args, new_kwargs
+
+    def _samples_first(self, tensor: Tensor) -> Tensor:
+        return tensor.unsqueeze(0) if self.batch_dim is None else tensor.movedim(self.batch_dim, 0)
+
+    def _as_carried(self, tensor: Tensor) -> Tensor:
+        return (tensor.squeeze(0) if self.batch_dim is None else tensor.movedim(0, self.batch_dim)).contiguous()
 
     def _needed_arguments(
         self, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> list[tuple[Parameter, Any]]:
-        found = [(p, argument(block, args, kwargs, p)) for p in (*self.carried, *self.also_needed)]
+        needed = (*self.carried, *self.also_needed)
+        found = [(p, _argument(args, kwargs, p, position_of(block, p, self.method))) for p in needed]
         return [(p, value) for p, value in found if value is not None or p in self.carried]
 
 
@@ -111,8 +127,13 @@ class Architecture:
     stages: the lists of blocks in the order in which they run; an empty list is passed over.
     also_skipped: further blocks that need not run when the blocks of the stages are skipped. They must run before the
         verification block; a network in which one runs after it is computed in full.
+    mixes_rows: one row of a batch has a part in what comes out for the others. Then no row is ever computed apart from
+        those it came with: one sample's rejection computes all of them.
+    native: why no call may be skipped, as the end of a sentence that begins with the title; empty where calls may.
+    native_with: (name, why) of entries of `transformer_options` with which no call of a run may be skipped.
     noise_gain_limit: how far forecasts may amplify what is not smooth in the anchors (`SpeCaConfig`).
     models: what people run with it, for the README's table.
+    since: the version of ComfyUI that has it first; empty where the tests' own has it.
     untested: why the tests cannot build it, for the table; empty where the contract suite covers it.
     experimental: found by its structure alone, and tried out before it is trusted (`generic`).
     """
@@ -122,8 +143,12 @@ class Architecture:
     networks: tuple[str, ...]
     stages: tuple[BlockList, ...]
     also_skipped: tuple[BlockList, ...] = ()
+    mixes_rows: bool = False
+    native: str = ""
+    native_with: tuple[tuple[str, str], ...] = ()
     noise_gain_limit: float = NOISE_GAIN_LIMIT
     models: tuple[str, ...] = ()
+    since: str = ""
     untested: str = ""
     experimental: bool = False
 
@@ -143,9 +168,9 @@ class Anatomy:
         return len(self.skipped) + 1
 
     @cached_property
-    def untouched(self) -> tuple[tuple[nn.Module, Callable[..., Any]], ...]:
-        """Every block that a speculated call leaves out, with the forward that it has meanwhile."""
-        return tuple((block, stage.untouched(block)) for stage, block in (*self.skipped, *self.helpers))
+    def untouched(self) -> tuple[tuple[nn.Module, str, Callable[..., Any]], ...]:
+        """Every block that a speculated call leaves out, with its method and what stands in for that meanwhile."""
+        return tuple((block, stage.method, stage.untouched(block)) for stage, block in (*self.skipped, *self.helpers))
 
 
 def find_anatomy(architecture: Architecture, network: nn.Module) -> Anatomy:
@@ -161,13 +186,6 @@ def find_anatomy(architecture: Architecture, network: nn.Module) -> Anatomy:
     return Anatomy(architecture, tuple(found[:-1]), stage, block, tuple(helpers))
 
 
-def argument(block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], parameter: Parameter) -> Any:
-    """What a call of the block gives `parameter`, by keyword or by position; None if it gives nothing."""
-    if parameter in kwargs:
-        return kwargs[str(parameter)]
-    return _argument(args, kwargs, parameter, position_of(block, parameter))
-
-
 def _argument(args: Sequence[Any], kwargs: dict[str, Any], parameter: Parameter, position: int) -> Any:
     if parameter in kwargs:
         return kwargs[str(parameter)]
@@ -180,13 +198,16 @@ def parameters_of(block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any])
     return {names.get(i, i): value for i, value in enumerate(args)} | dict(kwargs)
 
 
-def position_of(block: nn.Module, parameter: Parameter) -> int:
-    """The position of `parameter` in the block's forward, self not counted."""
+def position_of(block: nn.Module, parameter: Parameter, method: str = "forward") -> int:
+    """The position of `parameter` in the block's method, self not counted."""
     if isinstance(parameter, int):
         return parameter
-    positions = _positions(type(block).forward)
+    native = getattr(type(block), method, None)
+    if native is None:
+        raise NotThisArchitectureError(f"{type(block).__name__} has no {method}")
+    positions = _positions(native)
     if parameter not in positions:
-        raise NotThisArchitectureError(f"{type(block).__name__}.forward has no parameter {parameter!r}")
+        raise NotThisArchitectureError(f"{type(block).__name__}.{method} has no parameter {parameter!r}")
     return positions[parameter]
 
 
@@ -197,27 +218,30 @@ def _positions(forward: Callable[..., Any]) -> dict[str, int]:
     return {parameter.name: i for i, parameter in enumerate(parameters) if parameter.kind not in variadic}
 
 
-def exchanged_forward(module: nn.Module, forward: Callable[..., Any]) -> AbstractContextManager[None]:
-    """`module.forward` is `forward` inside the block; what was there before, another pack's too, is put back after."""
-    return exchanged_forwards(((module, forward),))
+def exchanged_forward(
+    module: nn.Module, forward: Callable[..., Any], method: str = "forward"
+) -> AbstractContextManager[None]:
+    """`module.forward`, or another method, is `forward` inside the block; what was there before, another pack's too, is
+    put back after."""
+    return exchanged_forwards(((module, method, forward),))
 
 
 @contextmanager
-def exchanged_forwards(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+def exchanged_forwards(forwards: Iterable[tuple[nn.Module, str, Callable[..., Any]]]) -> Iterator[None]:
     """As `exchanged_forward`, for many modules at once."""
-    before: list[tuple[dict[str, Any], Any]] = []
+    before: list[tuple[dict[str, Any], str, Any]] = []
     try:
-        for module, forward in forwards:
+        for module, method, forward in forwards:
             attributes = module.__dict__
-            before.append((attributes, attributes.get("forward")))
-            attributes["forward"] = forward
+            before.append((attributes, method, attributes.get(method)))
+            attributes[method] = forward
         yield
     finally:
-        for attributes, native in reversed(before):
+        for attributes, method, native in reversed(before):
             if native is None:
-                del attributes["forward"]
+                del attributes[method]
             else:
-                attributes["forward"] = native
+                attributes[method] = native
 
 
 def is_batched(tensors: Sequence[Any], rows: int) -> bool:

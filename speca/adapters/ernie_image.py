@@ -8,5 +8,5 @@ ERNIE_IMAGE = Architecture(
     networks=("ErnieImageModel",),
     stages=(BlockList("layers", carried=("x",)),),
     models=("ERNIE-Image",),
-    untested="needs a newer ComfyUI than the tests'",
+    since="0.19",
 )

@@ -15,7 +15,7 @@ FLUX = Architecture(
     title="FLUX",
     networks=("Flux",),
     stages=STAGES,
-    models=("FLUX.1 dev, schnell, Kontext, Fill, Krea", "FLUX.2"),
+    models=("FLUX.1 dev, schnell, Kontext, Fill, Krea", "FLUX.2", "LongCat-Image"),
 )
 
 CHROMA = Architecture(

@@ -11,5 +11,5 @@ KANDINSKY5 = Architecture(
     networks=("Kandinsky5",),
     stages=(BlockList("visual_transformer_blocks", carried=("visual_embed",)),),
     models=("Kandinsky 5.0 Lite, Pro, Image",),
-    untested="needs a newer ComfyUI than the tests'",
+    since="0.4",
 )

@@ -21,5 +21,5 @@ LTX2 = Architecture(
     networks=("LTXAVModel",),
     stages=STAGES,
     models=("LTX-2 (picture and sound)",),
-    untested="needs a newer ComfyUI than the tests'; its tuple of tensors and its list input are tested on a stand-in",
+    since="0.8",
 )

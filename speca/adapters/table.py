@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from .base import Architecture
 
+# The newest ComfyUI that the contract suite has been run on.
+NEWEST = "0.33"
 BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
 
 
@@ -22,13 +24,21 @@ def render(architectures: Iterable[Architecture] | None = None) -> str:
         architectures = ARCHITECTURES
     rows = ["| Architecture | Models | Tested |", "| --- | --- | --- |"]
     for architecture in architectures:
-        tested = f"no: {architecture.untested}" if architecture.untested else "yes"
-        rows.append(f"| {architecture.title} | {', '.join(architecture.models)} | {tested} |")
+        rows.append(f"| {architecture.title} | {', '.join(architecture.models)} | {_tested(architecture)} |")
     rows.append(
         "| any other transformer | with one or two lists of equal blocks; tried out on the model's first call, "
         "left alone if the trial fails | experimental |"
     )
     return "\n".join(rows)
+
+
+def _tested(architecture: Architecture) -> str:
+    tested = f"no: {architecture.untested}" if architecture.untested else "yes"
+    if architecture.since and not architecture.untested:
+        tested = f"on ComfyUI {NEWEST}, which has it since {architecture.since}"
+    if architecture.native:
+        return f"runs uncached: it {architecture.native} ({architecture.untested or tested})"
+    return tested
 
 
 def replaced(text: str) -> str:

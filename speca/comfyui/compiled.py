@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from ..adapters.base import exchanged_forward
+from ..adapters.base import BlockList, exchanged_forward
 from . import KEY
 
 Keep = Callable[[tuple[Any, ...], dict[str, Any]], None]
@@ -54,8 +54,8 @@ class Tap:
     graph be reused that was traced without it, nothing is kept, and without anchors every call is computed in full.
     """
 
-    def __init__(self, block: nn.Module) -> None:
-        self.native: Callable[..., Any] = functools.partial(type(block).forward, block)
+    def __init__(self, stage: BlockList, block: nn.Module) -> None:
+        self.native: Callable[..., Any] = functools.partial(getattr(type(block), stage.method), block)
         self.keep: Keep | None = None
         self.outside_graphs = torch.compiler.disable(self.__call__)
 
@@ -66,12 +66,12 @@ class Tap:
 
 
 @contextmanager
-def tapped(block: nn.Module, keep: Keep, compiled: bool) -> Iterator[None]:
-    tap = block.__dict__.setdefault(f"_{KEY}_tap", Tap(block)) if compiled else Tap(block)
+def tapped(stage: BlockList, block: nn.Module, keep: Keep, compiled: bool) -> Iterator[None]:
+    tap = block.__dict__.setdefault(f"_{KEY}_tap", Tap(stage, block)) if compiled else Tap(stage, block)
     unchanged = tap.native
-    tap.native, tap.keep = block.forward, keep
+    tap.native, tap.keep = stage.native(block), keep
     try:
-        with exchanged_forward(block, tap.outside_graphs if compiled else tap):
+        with exchanged_forward(block, tap.outside_graphs if compiled else tap, stage.method):
             yield
     finally:
         tap.native, tap.keep = unchanged, None

@@ -78,13 +78,13 @@ class BoundNetwork:
             if kept:  # what runs after the verification block cannot be skipped
                 kept.append(None)
 
-        with ExitStack() as stack:
+        with ExitStack() as taps:
             if keep_embedded and self._entry.is_embedded is not False:
-                stack.enter_context(tapped(first, enter, self._forwards.compiled))
+                taps.enter_context(tapped(first_stage, first, enter, self._forwards.compiled))
             if keep_features:
-                stack.enter_context(tapped(block, keep, self._forwards.compiled))
-                for _, helper in self._anatomy.helpers:
-                    stack.enter_context(tapped(helper, note, self._forwards.compiled))
+                taps.enter_context(tapped(stage, block, keep, self._forwards.compiled))
+                for helper_stage, helper in self._anatomy.helpers:
+                    taps.enter_context(tapped(helper_stage, helper, note, self._forwards.compiled))
             output = self._run(rows)
         features = kept[0] if len(kept) == 1 else None
         embedded = None
@@ -110,7 +110,7 @@ class BoundNetwork:
             arrived.append(tuple(t.detach().clone() for t in stage.needed(block, args, kwargs)))
             return untouched(*args, **kwargs)
 
-        with self._blocks_skipped(), exchanged_forward(block, note):
+        with self._blocks_skipped(), exchanged_forward(block, note, stage.method):
             self._run(rows, skipping=True)
         if len(arrived) != 1:
             return None
@@ -136,8 +136,8 @@ class BoundNetwork:
             new_args, new_kwargs = stage.with_needed(block, args, kwargs, forecast)
             return native(*new_args, **new_kwargs)
 
-        native = block.forward
-        with self._blocks_skipped(), exchanged_forward(block, functools.partial(run_on_forecast, native)):
+        forward = functools.partial(run_on_forecast, stage.native(block))
+        with self._blocks_skipped(), exchanged_forward(block, forward, stage.method):
             output = self._run(rows, skipping=True)
         if verified != 1:  # another pack's patch took the block out of this call, or runs it more than once
             raise ForecastImpossibleError("not_possible")

@@ -43,11 +43,15 @@ class Run:
         """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call; `latent` is the sampler's x."""
         options = kwargs.get("transformer_options", {})
         patched = bool(patch_signature(options))
+        architecture = anatomy.architecture
         try:
+            for option, why in architecture.native_with:
+                if options.get(option) is not None:
+                    raise ForecastImpossibleError(why)
             call = describe(model, latent, args[0], options, self.path)
             # Other packs' patches may hold tensors for this very batch: then it is never taken apart.
-            splittable = call.n_samples > 1 and not patched
-            if anatomy.architecture.experimental and self.session.config.threshold > 0:
+            splittable = call.n_samples > 1 and not patched and not architecture.mixes_rows
+            if architecture.experimental and self.session.config.threshold > 0:
                 anatomy = _proved(model, anatomy, forwards, args, kwargs, len(call.streams))
                 splittable = False  # how the network treats the rows of a batch is not known
         except ForecastImpossibleError as refused:

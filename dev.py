@@ -3,6 +3,7 @@
 
     python dev.py demo      a real ComfyUI with this pack and a demo graph, ready to press Run
     python dev.py test      all tests (further arguments go to pytest)
+    python dev.py models    which of ComfyUI's models SpeCa takes, how, and what the tests have of them
     python dev.py lint      ruff and mypy
     python dev.py bench     the benchmark (further arguments go to benchmarks/bench.py)
     python dev.py study X   answer one of the questions in benchmarks/studies (benchmarks/studies/X.py)
@@ -12,6 +13,9 @@
 Each command makes what it needs under `.dev/` first: a virtual environment, ComfyUI's tree at a pinned version, its
 frontend. What is there already is kept; a step that was interrupted is done again. Delete `.dev/` to start over.
 Standard library only, and written so that an older Python can at least say what is missing.
+
+`test` and `models` look at another ComfyUI if COMFYUI_PATH names its folder; what that one requires beside is installed
+over the environment, in a folder of its own. `demo --comfyui PATH` runs the demo in one that is there.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -56,6 +61,8 @@ FRONTEND_WHEEL = (
 FRONTEND_IN_WHEEL = "comfyui_frontend_package/static/"
 
 BENCHMARKS = ROOT / "benchmarks"
+# What a ComfyUI requires for its pages and no test needs, several hundred MB of it.
+NOT_FOR_TESTS = ("comfyui-workflow-templates", "comfyui-embedded-docs")
 ENVIRONMENT_PINS = ROOT / "tests" / "requirements-comfyui.txt"
 TOOL_PINS = ROOT / "tests" / "requirements.txt"
 
@@ -206,10 +213,14 @@ def install_environment() -> None:
     stamp.write()
 
 
-def site_packages() -> Path:
-    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    output = subprocess.run([str(venv_python()), "-I", "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    return Path(output.stdout.strip())
+def printed(python: Path, code: str) -> str:
+    """What that interpreter prints when it runs `code`."""
+    output = subprocess.run([str(python), "-I", "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    return output.stdout.strip()
+
+
+def site_packages(venv: Path | None = None) -> Path:
+    return Path(printed(venv_python(venv or VENV), "import sysconfig; print(sysconfig.get_paths()['purelib'])"))
 
 
 def repair_torchvision() -> None:
@@ -328,6 +339,49 @@ def try_lock(file) -> bool:
     except OSError:
         return False
     return True
+
+
+def needed_for_tests(requirements: str) -> list[str]:
+    """The lines of a ComfyUI's requirements.txt without comments and without what no test needs."""
+    lines = [line.partition("#")[0].strip() for line in requirements.splitlines()]
+    names = [(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0].lower(), line) for line in lines if line]
+    return [line for name, line in names if name not in NOT_FOR_TESTS]
+
+
+def python_for(comfyui: Path) -> Path:
+    """The interpreter to test another ComfyUI with: this environment, and over it what that tree requires beside."""
+    check_installation(comfyui)
+    wanted = needed_for_tests((comfyui / "requirements.txt").read_text(encoding="utf-8"))
+    folder = DEV / f"venv-{fingerprint(*wanted)[:12]}"
+    stamp = Stamp(folder, "over", *wanted, ENVIRONMENT_PINS, TOOL_PINS)
+    with only_one():
+        if not stamp.valid():
+            say(f"What {comfyui} requires, over .dev/venv in .dev/{folder.name}")
+            shutil.rmtree(folder, ignore_errors=True)
+            run_step([venv_python(), "-m", "venv", "--without-pip", folder], "Making the virtual environment")
+            # Its own packages come first; pip sees the others too, and installs what they do not satisfy.
+            (site_packages(folder) / "environment.pth").write_text(f"{site_packages()}\n", encoding="utf-8")
+            run_step([venv_python(folder), *pip("install", *wanted)[1:]], "Installing what that ComfyUI requires")
+            stamp.write()
+    return venv_python(folder)
+
+
+def comfyui_to_test() -> tuple[Path, Path]:
+    """(the ComfyUI that the tests run on, the interpreter to run them with)"""
+    given = os.environ.get("COMFYUI_PATH")
+    if not given:
+        return COMFYUI, venv_python()
+    comfyui = Path(given).expanduser().resolve()
+    return comfyui, python_for(comfyui)
+
+
+def versions(comfyui: Path, python: Path) -> str:
+    """ComfyUI's version and folder, the frontend's version and torch's, in a line."""
+    text = (comfyui / "comfyui_version.py").read_text(encoding="utf-8")
+    found = re.search(r'__version__ = "(.+)"', text)
+    code = "from importlib.metadata import version as v; print(v('comfyui-frontend-package'), v('torch'))"
+    frontend, torch = printed(python, code).split()
+    return f"ComfyUI {found[1] if found else '?'} in {comfyui}, frontend {frontend}, torch {torch}"
 
 
 @contextlib.contextmanager
@@ -632,8 +686,8 @@ def demo(arguments: list[str]) -> int:
 # --- Tests, checks, benchmarks ------------------------------------------------------------------------------------
 
 
-def in_venv(*command: str | Path, benchmark: bool = False) -> int:
-    """Run with the environment's Python from the root, without the root on its path; the exit code.
+def in_venv(*command: str | Path, python: Path | None = None, benchmark: bool = False) -> int:
+    """Run with the environment's Python, or another, from the root, without the root on its path; the exit code.
 
     benchmark: one of the benchmark's modules, which finds the others and chooses its threads itself.
     """
@@ -647,7 +701,7 @@ def in_venv(*command: str | Path, benchmark: bool = False) -> int:
         environment.setdefault("OMP_NUM_THREADS", "1")
     say("$ python " + " ".join(str(part) for part in command))
     return subprocess.run(
-        [str(part) for part in (venv_python(), *path, *command)], cwd=str(ROOT), env=environment
+        [str(part) for part in (python or venv_python(), *path, *command)], cwd=str(ROOT), env=environment
     ).returncode
 
 
@@ -659,6 +713,8 @@ def find_chromium() -> str | None:
 
 def test(arguments: list[str]) -> int:
     set_up(tests=True)
+    comfyui, python = comfyui_to_test()
+    say(versions(comfyui, python))
     results: list[tuple[str, str]] = []
     failed = False
 
@@ -677,7 +733,7 @@ def test(arguments: list[str]) -> int:
     chromium = find_chromium()
     if chromium is not None:
         os.environ["CHROMIUM"] = chromium
-    code = in_venv("-m", "pytest", *arguments)
+    code = in_venv("-m", "pytest", *arguments, python=python)
     results.append(("pytest", "passed" if code == 0 else f"FAILED (exit code {code})"))
     failed |= code != 0
     results.append(("browser", chromium or "NONE: the browser tests were skipped; install chromium or set CHROMIUM"))
@@ -686,6 +742,13 @@ def test(arguments: list[str]) -> int:
     for name, result in results:
         say(f"  {name:12} {result}")
     return int(failed)
+
+
+def models(arguments: list[str]) -> int:
+    set_up(tests=True)
+    comfyui, python = comfyui_to_test()
+    say(versions(comfyui, python))
+    return in_venv(ROOT / "tests" / "models.py", *arguments, python=python)
 
 
 def lint(arguments: list[str]) -> int:
@@ -749,7 +812,16 @@ def setup(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"setup": setup, "demo": demo, "test": test, "lint": lint, "bench": bench, "study": study, "train": train}
+COMMANDS = {
+    "setup": setup,
+    "demo": demo,
+    "test": test,
+    "models": models,
+    "lint": lint,
+    "bench": bench,
+    "study": study,
+    "train": train,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -224,24 +224,38 @@ def wider(latent: dict[str, Any]) -> dict[str, Any]:
     return spec.empty_latent(picture[0])
 
 
+def model_class(name: str) -> str:
+    """The class of `comfy.supported_models` that `name` is built of; empty for DiT, which is this project's own."""
+    return "" if name == "dit" else spec_of(name).model_class
+
+
+def spec_of(name: str) -> Spec:
+    return VARIANTS[name].spec() if name in VARIANTS else (SPECS | ADDITIONAL | newer_models.SPECS)[name]
+
+
+def config_of(name: str) -> Any:
+    """The configured instance of `comfy.supported_models` that `name` is built of."""
+    return tiny_models.config_of(spec_of(name), {})
+
+
 def missing(name: str) -> str:
     """Why the ComfyUI that is there cannot build `name`; empty if it can."""
     import comfy.supported_models
     import comfyui_version
 
-    spec = newer_models.SPECS.get(name)
-    if spec is None or hasattr(comfy.supported_models, spec.model_class):
+    wanted = model_class(name)
+    if not wanted or hasattr(comfy.supported_models, wanted):
         return ""
-    return f"ComfyUI {comfyui_version.__version__} has no {spec.model_class}"
+    return f"ComfyUI {comfyui_version.__version__} has no {wanted}"
 
 
 def build(name: str, *, batch: int = 1, **config: Any) -> TinyModel:
     """The tiny model `name` of `NAMES`, as `tiny_models.build` makes it."""
     if name == "dit":
         return _dit(batch)
-    spec = VARIANTS[name].spec() if name in VARIANTS else (ADDITIONAL | newer_models.SPECS).get(name)
-    if spec is None:
+    if name not in (VARIANTS | ADDITIONAL | newer_models.SPECS):
         return tiny_models.build(name, batch=batch, **config)
+    spec = spec_of(name)
     if name == "stable_audio":
         return from_spec(spec, batch, config, _stable_audio_state_dict())
     return from_spec(spec, batch, config)

@@ -247,10 +247,86 @@ def test_test_passes_its_arguments_to_pytest_and_keeps_its_exit_code(
     commands: list[tuple[str, ...]] = []
     monkeypatch.setattr(dev, "set_up", lambda **_: None)
     monkeypatch.setattr(dev, "in_venv", lambda *command, **_: commands.append(command) or 1)
+    monkeypatch.setattr(dev, "versions", lambda *_: "ComfyUI 1, frontend 2, torch 3")
     monkeypatch.setenv("CHROMIUM", "")
     assert dev.main(["test", "-k", "forecast", "--gpu"]) == 1
     assert commands == [("-m", "pytest", "-k", "forecast", "--gpu")]
-    assert "FAILED" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("ComfyUI 1, frontend 2, torch 3\n")
+    assert "FAILED" in said
+
+
+# --- Another ComfyUI ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """As much of a ComfyUI as dev.py looks at."""
+    folder = tmp_path / "tree"
+    for name in ("comfy", "custom_nodes"):
+        (folder / name).mkdir(parents=True)
+    (folder / "main.py").touch()
+    (folder / "comfyui_version.py").write_text('# Generated.\n__version__ = "0.33.0"\n')
+    (folder / "requirements.txt").write_text(
+        "comfyui-frontend-package==1.49.6\ncomfyui-workflow-templates==0.11.44\ntorch\n\n"
+        "#non essential dependencies:\nkornia>=0.7.1  # why\ncomfyui_embedded_docs-less\n"
+    )
+    return folder
+
+
+def test_what_another_comfyui_requires_is_installed_over_the_environment_once(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tree: Path
+) -> None:
+    commands: list[list[str]] = []
+
+    def run_step(command: list[object], what: str) -> None:
+        commands.append([str(part) for part in command])
+        if "venv" in commands[-1]:
+            Path(commands[-1][-1]).mkdir()
+
+    def printed(python: Path, code: str) -> str:
+        return str(python.parent.parent)
+
+    monkeypatch.setattr(dev, "run_step", run_step)
+    monkeypatch.setattr(dev, "printed", printed)
+    monkeypatch.setenv("COMFYUI_PATH", str(tree))
+    comfyui, python = dev.comfyui_to_test()
+    assert comfyui == tree.resolve()
+    over = python.parent.parent
+    assert over.parent == dev.DEV
+    assert (over / "environment.pth").read_text() == f"{dev.VENV}\n"
+    made, installed = commands
+    assert made[-1] == str(over)
+    assert installed[0] == str(python)
+    wanted = installed[installed.index("install") + 1 : -2]
+    assert wanted == ["comfyui-frontend-package==1.49.6", "torch", "kornia>=0.7.1", "comfyui_embedded_docs-less"]
+
+    assert dev.comfyui_to_test() == (comfyui, python)
+    assert len(commands) == 2
+    (tree / "requirements.txt").write_text("blake3\n")
+    assert dev.comfyui_to_test()[1] != python
+    assert len(commands) == 4
+
+
+def test_the_pinned_comfyui_is_tested_unless_another_is_named(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    assert dev.comfyui_to_test() == (dev.COMFYUI, dev.venv_python())
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(dev.DevError, match="is not a ComfyUI folder"):
+        dev.comfyui_to_test()
+
+
+def test_the_versions_are_those_of_the_tree_and_of_its_interpreter(dev: ModuleType, tree: Path) -> None:
+    import importlib.metadata
+
+    try:
+        frontend = importlib.metadata.version("comfyui-frontend-package")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("no frontend is installed here")
+    line = dev.versions(tree, Path(sys.executable))
+    assert line == f"ComfyUI 0.33.0 in {tree}, frontend {frontend}, torch {importlib.metadata.version('torch')}"
 
 
 def test_train_names_the_models_there_are(

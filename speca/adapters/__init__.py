@@ -86,6 +86,12 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
+def named(network: type[nn.Module]) -> Architecture | None:
+    """The architecture that names this class or one of its bases, whatever an instance of it turns out to have."""
+    names = [cls.__name__ for cls in network.__mro__]
+    return next((a for a in ARCHITECTURES if not set(a.networks).isdisjoint(names)), None)
+
+
 def recognise(network: nn.Module) -> Anatomy:
     """The anatomy of `network`. Raises `NotThisArchitectureError` with a sentence a person can act on.
 
@@ -94,18 +100,16 @@ def recognise(network: nn.Module) -> Anatomy:
     fits is looked at by its structure alone (`generic`); what comes of that is experimental, and must be proved on the
     network's first call before it is used.
     """
-    names = [cls.__name__ for cls in type(network).__mro__]
-    for architecture in ARCHITECTURES:
-        if not set(architecture.networks).isdisjoint(names):
-            if architecture.native:
-                raise NotThisArchitectureError(f"{architecture.title} {architecture.native}; it runs uncached")
-            try:
-                return find_anatomy(architecture, network)
-            except NotThisArchitectureError as changed:
-                missing = f"SpeCa knows {architecture.title}, but {changed}"
-                break
+    architecture = named(type(network))
+    if architecture is None:
+        missing = f"SpeCa has no adapter for {type(network).__name__}"
+    elif architecture.native:
+        raise NotThisArchitectureError(f"{architecture.title} {architecture.native}; it runs uncached")
     else:
-        missing = f"SpeCa has no adapter for {names[0]}"
+        try:
+            return find_anatomy(architecture, network)
+        except NotThisArchitectureError as changed:
+            missing = f"SpeCa knows {architecture.title}, but {changed}"
     try:
         return discover(network)
     except NotThisArchitectureError as unknown:

@@ -206,6 +206,9 @@ _OF_ONE_SIZE = frozenset({"MiniMaxMusic3"})
 # Beside its own number of samples a network of this class insists on cond and uncond in one call.
 NEEDS_COND_AND_UNCOND = frozenset({"hunyuan3d21"})
 
+# What the network gives is another tensor than the latent (picture and sound apart), or does not follow from it.
+OUTPUT_WITHOUT_LATENT = frozenset({"minimax_h3", "ltx2", "wan21_flow_rvs"})
+
 # Part of each block runs on accepted calls too: the branch of Wan-Animate 2's pose video.
 HALF_A_BLOCK_ALWAYS_RUNS = frozenset({"wan_animate2"})
 

@@ -109,6 +109,8 @@ class BlockList:
         return tensor.unsqueeze(0) if self.batch_dim is None else tensor.movedim(self.batch_dim, 0)
 
     def _as_carried(self, tensor: Tensor) -> Tensor:
+        if self.batch_dim == 0:  # in the memory layout that it has: another one rounds otherwise
+            return tensor
         return (tensor.squeeze(0) if self.batch_dim is None else tensor.movedim(0, self.batch_dim)).contiguous()
 
     def _needed_arguments(

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from . import core_caches, fewer_steps, released, speca, taylor
+from . import (
+    core_caches,
+    dpcache,
+    exponential,
+    fewer_steps,
+    meancache,
+    own_plan,
+    racer,
+    released,
+    seacache,
+    speca,
+    spectrum,
+    taylor,
+)
 from .base import Method
 
-FAMILIES = (fewer_steps, core_caches, taylor, released, speca)
+OWN = ("speca", *(method.name for method in own_plan.METHODS))
+"""SpeCa, and what is left of it without its checks: to show what they are worth, not to compare with others."""
+
+FAMILIES = (
+    fewer_steps,
+    core_caches,
+    taylor,
+    released,
+    dpcache,
+    meancache,
+    spectrum,
+    seacache,
+    racer,
+    exponential,
+    own_plan,
+    speca,
+)
 
 METHODS: dict[str, Method] = {method.name: method for family in FAMILIES for method in family.METHODS}
-RIVALS = tuple(name for name in METHODS if name != "speca")
+RIVALS = tuple(name for name in METHODS if name not in OWN)

@@ -79,7 +79,7 @@ class Released:
         def rule() -> ReleasedSpeCa:
             return ReleasedSpeCa(self.base, self.decay, self.shortest, self.longest, self.floor)
 
-        patched, log = forecasting.attach(subject.patcher, "modules", rule, self.order)
+        patched, log = forecasting.attach(subject.patcher, "modules", rule, self.order, n_calls=native)
         return forecasting.run_of(sample(patched, subject, case, batch), log, native)
 
 

@@ -7,6 +7,7 @@ Thresholds are therefore extreme: `ACCEPT` lets every forecast stand, `REJECT` n
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -672,9 +673,14 @@ def test_context_windows(comfy: None, schedule: str) -> None:
     """Each window is a stream of its own. A schedule that moves the windows from step to step forecasts less."""
     from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 
+    settings = {"context_length": 17, "context_overlap": 5, "context_schedule": schedule, "context_stride": 1}
+    settings |= {"closed_loop": False, "fuse_method": "pyramid"}
+    newer = {"freenoise": False}  # asked for from 0.4 on
+    asked = inspect.signature(WanContextWindowsManualNode.execute).parameters
+    settings |= {name: value for name, value in newer.items() if name in asked}
     tiny = contract_models.build("wan21")
     tiny = tiny._replace(latent={"samples": torch.zeros(1, 16, 9, 8, 8)})
-    (patcher,) = WanContextWindowsManualNode.execute(tiny.model_patcher, 17, 5, schedule, 1, False, "pyramid").args
+    (patcher,) = WanContextWindowsManualNode.execute(tiny.model_patcher, **settings).args
     found = Sampling.keeps_the_promises(tiny, lambda p: sample(tiny, p), patcher)
     accepting = attached(patcher, **ACCEPT)
     sample(tiny, accepting)

@@ -36,9 +36,9 @@ class Spec:
     tokens: int = 4
     width: int = 32
     pooled: int = 0
-    steps: int = 1800
-    batch: int = 24
-    lr: float = 1.2e-3
+    steps: int = 6000
+    batch: int = 12
+    lr: float = 1.5e-3
     noise_mean: float = 0.3
 
     @property
@@ -102,7 +102,7 @@ ZOO: dict[str, Spec] = {
             name="flux-fluent",
             family="FLUX",
             model_class="Flux",
-            unet=_flux(3, patch=4, heads=2, axes=[16, 24, 24], depth=3, single=9),
+            unet=_flux(3, patch=4, heads=2, axes=[16, 16, 16], depth=2, single=8),
             source="fluent",
             depth=57,
             zero=_MODULATED,
@@ -112,7 +112,7 @@ ZOO: dict[str, Spec] = {
             name="flux-photographs",
             family="FLUX",
             model_class="Flux",
-            unet=_flux(12, patch=4, heads=2, axes=[24, 24, 24], depth=2, single=8),
+            unet=_flux(12, patch=4, heads=2, axes=[16, 24, 24], depth=2, single=7),
             source="photographs",
             depth=57,
             size=64,
@@ -151,8 +151,8 @@ ZOO: dict[str, Spec] = {
             sampling={"shift": 5.0},
             zero=_MODULATED,
             pooled=32,
-            steps=1500,
-            batch=12,
+            steps=4000,
+            batch=8,
             noise_mean=0.8,
         ),
         Spec(
@@ -163,7 +163,7 @@ ZOO: dict[str, Spec] = {
                 "image_model": "wan2.1",
                 "model_type": "t2v",
                 "dim": 96,
-                "ffn_dim": 256,
+                "ffn_dim": 192,
                 "num_heads": 2,
                 "num_layers": 10,
                 "freq_dim": 256,
@@ -184,15 +184,15 @@ ZOO: dict[str, Spec] = {
             fold=2,
             sampling={"shift": 3.0},
             zero=("head.head",),
-            steps=1500,
-            batch=12,
+            steps=4000,
+            batch=8,
             noise_mean=0.6,
         ),
         Spec(
             name="dit-clipart",
             family="DiT",
             model_class="DiT",
-            unet=_dit(3, side=32, patch=4, width=80, heads=2, depth=28),
+            unet=_dit(3, side=32, patch=4, width=64, heads=2, depth=28),
             source="clipart",
             depth=28,
             noise_mean=0.0,
@@ -201,7 +201,7 @@ ZOO: dict[str, Spec] = {
             name="dit-units",
             family="DiT",
             model_class="DiT",
-            unet=_dit(3, side=64, patch=8, width=144, heads=3, depth=10),
+            unet=_dit(3, side=64, patch=8, width=112, heads=2, depth=10),
             source="units",
             depth=28,
             size=64,
@@ -216,10 +216,10 @@ ZOO: dict[str, Spec] = {
                 "in_channels": 48,
                 "out_channels": 12,
                 "num_layers": 9,
-                "attention_head_dim": 48,
+                "attention_head_dim": 32,
                 "num_attention_heads": 2,
                 "joint_attention_dim": 32,
-                "axes_dims_rope": (8, 20, 20),
+                "axes_dims_rope": (8, 12, 12),
             },
             source="stamps",
             depth=60,
@@ -235,11 +235,11 @@ ZOO: dict[str, Spec] = {
                 "patch_size": 2,
                 "in_channels": 12,
                 "cap_feat_dim": 32,
-                "dim": 128,
+                "dim": 96,
                 "n_layers": 10,
                 "n_refiner_layers": 1,
-                "n_heads": 4,
-                "n_kv_heads": 4,
+                "n_heads": 3,
+                "n_kv_heads": 3,
                 "qk_norm": True,
                 "multiple_of": 32,
                 "axes_dims": [8, 12, 12],
@@ -266,7 +266,7 @@ ZOO: dict[str, Spec] = {
                 "out_channels": 12,
                 "patch_spatial": 2,
                 "patch_temporal": 1,
-                "model_channels": 128,
+                "model_channels": 96,
                 "num_blocks": 9,
                 "num_heads": 2,
                 "concat_padding_mask": False,

@@ -10,42 +10,48 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fetch import CACHE, python_with
-from .source import Origin
+from .source import MOST, Origin
 
 HERE = Path(__file__).resolve().parent
 
 
 class Clips:
-    """Recordings (N, L, 64, 64, 3) uint8 by class, and (N, L) whether a frame goes on from the one before.
+    """So many clips of each game, cut out of its recordings; see `source.Source`.
 
-    See `source.Source`.
+    recordings: (N, L, 64, 64, 3) uint8 by game, and (N, L) whether a frame goes on from the one before. apart: recorded
+    frames from one frame of a clip to the next.
     """
 
     def __init__(self, origin: Origin, recordings: dict[str, tuple[Tensor, Tensor]], apart: int) -> None:
         self.origin = origin
         self.classes = tuple(recordings)
+        self.counts = (MOST,) * len(recordings)
         self._recordings = list(recordings.values())
         self._apart = apart
-        self.counts = tuple(frames.shape[0] * frames.shape[1] for frames, _ in self._recordings)
+        self._clips: dict[tuple[int, int], Tensor] = {}
 
     def draw(self, n: int, size: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Clips of frames that follow each other, `apart` recorded frames from one to the next."""
+        if (size, frames) not in self._clips:
+            self._clips[size, frames] = torch.stack([self._cut(r, size, max(frames, 1)) for r in self._recordings])
         labels = torch.randint(len(self.classes), (n,), generator=generator)
-        length = self._apart * (max(frames, 1) - 1) + 1
-        clips = []
-        for label in labels.tolist():
-            recorded, goes_on = self._recordings[label]
-            for _ in range(20):  # until one is found that no new episode interrupts
-                which = int(torch.randint(recorded.shape[0], (1,), generator=generator))
-                start = int(torch.randint(recorded.shape[1] - length + 1, (1,), generator=generator))
-                if bool(goes_on[which, start + 1 : start + length].all()):
-                    break
-            clips.append(recorded[which, start : start + length : self._apart])
+        picked = torch.randint(MOST, (n,), generator=generator)
+        clips = self._clips[size, frames][labels, picked].float() / 127.5 - 1
+        return (clips if frames else clips[:, :, 0]), labels
+
+    def _cut(self, recording: tuple[Tensor, Tensor], size: int, frames: int) -> Tensor:
+        """(MOST, 3, frames, size, size) uint8: clips of one game that no new episode interrupts."""
+        recorded, goes_on = recording
+        generator = torch.Generator().manual_seed(0)
+        length = self._apart * (frames - 1) + 1
+        clips: list[Tensor] = []
+        while len(clips) < MOST:
+            which = int(torch.randint(recorded.shape[0], (1,), generator=generator))
+            start = int(torch.randint(recorded.shape[1] - length + 1, (1,), generator=generator))
+            if bool(goes_on[which, start + 1 : start + length].all()):
+                clips.append(recorded[which, start : start + length : self._apart])
         pictures = torch.stack(clips).permute(0, 1, 4, 2, 3).flatten(0, 1).float()
-        if size != pictures.shape[-1]:
-            pictures = F.interpolate(pictures, (size, size), mode="area")
-        pictures = (pictures / 127.5 - 1).unflatten(0, (n, -1)).transpose(1, 2)
-        return (pictures if frames else pictures[:, :, 0]), labels
+        pictures = F.interpolate(pictures, (size, size), mode="area").round().byte()
+        return pictures.unflatten(0, (MOST, frames)).transpose(1, 2).contiguous()
 
 
 def _recorded(name: str, *requirements: str) -> dict[str, tuple[Tensor, Tensor]]:

@@ -30,11 +30,18 @@ class Source(Protocol):
         ...
 
 
-def pick_evenly(starts: Tensor, counts: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`n` members, classes drawn by the square root of their size: (n,) indices into all members, (n,) classes.
+FEWEST, MOST = 20, 24
+"""Different pictures of a class. So many that the noise decides which of them is drawn, and so few that a small network
+learns them within an hour: one that only learnt blobs would be easier for a cache than any real model is."""
 
-    So neither a class of 500 is seen 25 times as often as one of 20, nor a member of the small one as one of the large.
-    """
-    labels = torch.multinomial(counts.double().sqrt(), n, replacement=True, generator=generator)
+
+def evenly(n: int, most: int) -> list[int]:
+    """At most `most` of `n` positions, evenly spread."""
+    return list(range(n)) if n <= most else [i * n // most for i in range(most)]
+
+
+def pick(counts: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`n` members, every class as often: (n,) indices into all members, which stand class by class, (n,) classes."""
+    labels = torch.randint(len(counts), (n,), generator=generator)
     within = (torch.rand(n, generator=generator, dtype=torch.float64) * counts[labels]).long()
-    return starts[labels] + within, labels
+    return counts.cumsum(0)[labels] - counts[labels] + within, labels

@@ -14,14 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from .fetch import CACHE, debian, npm
-from .source import Origin, pick_evenly
+from .source import FEWEST, MOST, Origin, evenly, pick
 
 SIDE = 72
 """Pixels of a kept drawing's side; what is drawn is averaged down from there."""
 LARGEST = 8_000_000
 """Pixels of a file that is read at all; a few clip arts have hundreds of millions."""
-FEWEST = 20
-"""A class has at least as many different drawings."""
 
 
 class Sprites:
@@ -33,23 +31,20 @@ class Sprites:
         self.counts = counts
         self._drawings = drawings
         self._counts = torch.tensor(counts)
-        self._starts = self._counts.cumsum(0) - self._counts
 
     def draw(self, n: int, size: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         assert frames == 0, "drawings do not move"
-        picked, labels = pick_evenly(self._starts, self._counts, n, generator)
+        picked, labels = pick(self._counts, n, generator)
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
             return low + (high - low) * torch.rand(n, *shape, generator=generator)
 
-        scale, shift = uniform(0.85, 1.0), uniform(-0.06, 0.06, 2)
-        mirrored = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-        # any colour, mostly bright, so that neither white nor black drawings are lost on it
-        ground = uniform(0.35, 1.0, 3)[:, :, None, None]
+        scale, shift = uniform(0.94, 1.0), uniform(-0.03, 0.03, 2)
+        ground = uniform(0.86, 1.0, 3)[:, :, None, None]
         zero = torch.zeros(n)
         theta = torch.stack(
             (
-                torch.stack((mirrored / scale, zero, shift[:, 0]), 1),
+                torch.stack((1 / scale, zero, shift[:, 0]), 1),
                 torch.stack((zero, 1 / scale, shift[:, 1]), 1),
             ),
             1,
@@ -62,16 +57,16 @@ class Sprites:
 
 
 def sprites(name: str, origin: Origin, files: dict[str, list[Path]]) -> Sprites:
-    """From files by class; classes with fewer than `FEWEST` are left out. Kept in the cache once read."""
+    """From files by class, `MOST` of each; classes with fewer than `FEWEST` are left out. Kept in the cache once read."""
     kept = CACHE / f"{name}.pt"
     if not kept.is_file():
         drawings, classes, counts = [], [], []
         for label in sorted(files):
             read = list(_distinct(files[label]))
             if len(read) >= FEWEST:
-                drawings += read
+                drawings += [read[i] for i in evenly(len(read), MOST)]
                 classes.append(label)
-                counts.append(len(read))
+                counts.append(min(len(read), MOST))
         stacked = torch.from_numpy(np.stack(drawings)).permute(0, 3, 1, 2).contiguous()
         torch.save({"drawings": stacked, "classes": classes, "counts": counts}, kept)
     data = torch.load(kept, weights_only=True)

@@ -57,7 +57,7 @@ class Sprites:
 
 
 def sprites(name: str, origin: Origin, files: dict[str, list[Path]]) -> Sprites:
-    """From files by class, `MOST` of each; classes with fewer than `FEWEST` are left out. Kept in the cache once read."""
+    """From files by class, `MOST` of each; of classes with fewer than `FEWEST` none. Kept in the cache once read."""
     kept = CACHE / f"{name}.pt"
     if not kept.is_file():
         drawings, classes, counts = [], [], []

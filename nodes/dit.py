@@ -10,12 +10,13 @@ from comfy_api.latest import io
 
 from ..speca.dit.comfy_model import choose_labels, class_conditioning, dit_of, empty_latent, load_dit
 from ..speca.dit.labels import NULL_LABEL, imagenet_classes, numbered
-from .inputs import advanced
+from .inputs import advanced, schema
 
 FOLDER = "diffusion_models"
 CATEGORY = "SpeCa/DiT"
 
 SHIPPED = Path(__file__).resolve().parent.parent / "benchmarks" / "zoo" / "models" / "dit-emoji.safetensors"
+GOLDEN_RETRIEVER = "207: golden retriever"
 SHIPPED_NAME = "dit-emoji (comes with SpeCa)"
 
 WEIGHT_DTYPES = {
@@ -33,10 +34,11 @@ class SpeCaDiTLoader(io.ComfyNode):
         files = folder_paths.get_filename_list(FOLDER)
         shipped = SHIPPED.is_file()
         names = [*files, *([SHIPPED_NAME] if shipped else [])]
-        return io.Schema(
+        return schema(
             node_id="SpeCaDiTLoader",
             display_name="Load DiT",
             category=CATEGORY,
+            search_aliases=["dit", "dit-xl", "imagenet", "diffusion transformer", "load diffusion model"],
             description="Loads a class-conditional DiT (Peebles and Xie), such as DiT-XL/2 for ImageNet, from the "
             "authors' checkpoint or from diffusers' weights. Size, patch and classes are read off the file.",
             inputs=[
@@ -72,21 +74,24 @@ class SpeCaDiTClass(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         imagenet = numbered(imagenet_classes())
-        return io.Schema(
+        return schema(
             node_id="SpeCaDiTClass",
             display_name="DiT Class Label",
             category=CATEGORY,
+            search_aliases=["dit prompt", "imagenet class", "class conditioning"],
             description="Chooses what a DiT draws: one class, or one for each picture of a batch.",
             inputs=[
                 io.Combo.Input(
                     "imagenet_class",
+                    optional=True,
                     options=imagenet,
-                    default="207: golden retriever",
+                    default=GOLDEN_RETRIEVER,
                     tooltip="What the pictures show: one of ImageNet's 1000 classes. Type in the list to search it. "
                     "Not used when something stands in 'classes'.",
                 ),
                 io.String.Input(
                     "classes",
+                    optional=True,
                     default="",
                     placeholder="or type several: 207, 88, golden retriever",
                     tooltip="What each picture of the batch shows: class numbers and names, separated by commas. The "
@@ -113,7 +118,7 @@ class SpeCaDiTClass(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, imagenet_class, classes="", model=None) -> io.NodeOutput:
+    def execute(cls, imagenet_class=GOLDEN_RETRIEVER, classes="", model=None) -> io.NodeOutput:
         labels = choose_labels(classes, imagenet_class, None if model is None else dit_of(model))
         return io.NodeOutput(class_conditioning(labels), class_conditioning([NULL_LABEL]), len(labels))
 
@@ -134,15 +139,17 @@ class SpeCaDiTLatent(io.ComfyNode):
                 )
             )
 
-        return io.Schema(
+        return schema(
             node_id="SpeCaDiTLatent",
             display_name="Empty DiT Latent",
             category=CATEGORY,
+            search_aliases=["dit size", "empty latent image"],
             description="An empty latent in the shape a DiT was trained on.",
             inputs=[
                 io.Model.Input("model", tooltip="The DiT, which decides channels and size."),
                 io.Int.Input(
                     "batch_size",
+                    optional=True,
                     default=1,
                     min=1,
                     max=4096,

@@ -1,11 +1,25 @@
-"""What several nodes' inputs share."""
+"""What several nodes' schemas and inputs share."""
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from comfy_api.latest import io
+
+# Fields of a schema that ComfyUI has come to know: from 0.11 on, and from 0.15 on.
+NEWER_FIELDS = ("search_aliases", "essentials_category")
+
+
+def schema(**fields: Any) -> io.Schema:
+    """A node's schema, of the fields that the running ComfyUI knows; one that it never knew is refused as ever."""
+    known = inspect.signature(io.Schema).parameters
+    return io.Schema(**{name: value for name, value in fields.items() if name in known or name not in NEWER_FIELDS})
 
 
 def advanced(an_input: io.Input) -> io.Input:
-    """Fold an input away where ComfyUI can (from 0.10); older versions pass the unknown option through unread."""
+    """Fold an input away where ComfyUI can (from 0.10); older versions pass the unknown option through unread. A prompt
+    may leave it out; the node then has its own default."""
     an_input.extra_dict = {**(an_input.extra_dict or {}), "advanced": True}
+    an_input.optional = True
     return an_input

@@ -7,15 +7,17 @@ import json
 from comfy_api.latest import io
 
 from ..speca.comfyui.attach import attachment_of
+from .inputs import schema
 
 
 class SpeCaReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="SpeCaReport",
             display_name="SpeCa Report",
             category="SpeCa",
+            search_aliases=["cache report", "speedup", "measure cache", "teacache report"],
             description="Reports what SpeCa did in the run that made these samples: measured speedup, computed steps, "
             "and every step as JSON. Connect it after the sampler.",
             inputs=[

@@ -11,18 +11,34 @@ from ..speca.config import CACHE_DEVICES, SpeCaConfig
 from ..speca.forecast import FORECASTERS, MAX_ORDER
 from ..speca.verify import ERROR_METRICS
 from . import live
-from .inputs import advanced
+from .inputs import advanced, schema
 
 DEFAULT = SpeCaConfig()
+# What people search for who want this.
+ALIASES = [
+    "cache",
+    "caching",
+    "speed up",
+    "faster",
+    "acceleration",
+    "teacache",
+    "easycache",
+    "magcache",
+    "taylorseer",
+    "first block cache",
+    "speculative",
+]
 
 
 class SpeCa(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="SpeCa",
             display_name="SpeCa",
             category="SpeCa",
+            essentials_category="Image Generation",
+            search_aliases=ALIASES,
             description="Speeds up a diffusion transformer: forecasts steps instead of computing them, checks every "
             "forecast with the model's own last block, and computes what fails the check. Connect it between "
             "the model (and its LoRAs) and the sampler.",
@@ -34,6 +50,7 @@ class SpeCa(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "threshold",
+                    optional=True,
                     default=DEFAULT.threshold,
                     min=0.0,
                     max=1.0,
@@ -46,6 +63,7 @@ class SpeCa(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "order",
+                    optional=True,
                     default=DEFAULT.order,
                     min=0,
                     max=MAX_ORDER,
@@ -154,7 +172,8 @@ class SpeCa(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, **settings) -> io.NodeOutput:
-        origin = functools.partial(live.origin, cls.hidden.unique_id)
+        hidden = cls.hidden  # None where a script calls the node
+        origin = functools.partial(live.origin, None if hidden is None else hidden.unique_id)
         return io.NodeOutput(attach(model, SpeCaConfig(**settings), live.listener, origin))
 
 

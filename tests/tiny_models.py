@@ -14,9 +14,12 @@ on `sys.path`. GenmoMochi is missing because its blocks assert their real sizes.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -617,13 +620,23 @@ def config_of(spec: Spec, changes: dict[str, Any]) -> Any:
     """The instance of `comfy.supported_models` that `spec` names, configured with `changes` for the ComfyUI here."""
     import comfy.supported_models
 
-    import comfy_env
-
-    fitted = comfy_env.from_benchmarks("zoo.emoji_pack.versions").fitted(spec.config | changes)
+    fitted = _versions().fitted(spec.config | changes)
     model_config = getattr(comfy.supported_models, spec.model_class)(dict(fitted))
     # Some classes put the sizes of the one model that is released over what they are given.
     model_config.unet_config |= {key: fitted[key] for key in model_config.unet_extra_config if key in fitted}
     return model_config
+
+
+@functools.cache
+def _versions() -> Any:
+    """`benchmarks/zoo/emoji_pack/versions.py`, by its place: this module is used by a pack in a server, too."""
+    place = Path(__file__).resolve().parent.parent / "benchmarks" / "zoo" / "emoji_pack" / "versions.py"
+    spec = importlib.util.spec_from_file_location("emoji_versions", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def patcher_of(model: Any) -> ModelPatcher:

@@ -332,13 +332,13 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
     from left_out import grid
     from measure.sampling import Case
     from measure.subjects import load, trained
-    from methods import RIVALS
+    from methods import METHODS
     from tables import left_out as tables
 
     table = Table(out / "left-out.csv")
     short = options.quick or options.short
     samples = options.samples or (QUICK_SAMPLES_ELSEWHERE if options.quick else LEFT_OUT_SAMPLES)
-    rivals = [name for name in options.methods or RIVALS if name != "speca"]
+    others = [name for name in options.methods or METHODS if name != "speca"]
     candidates = [("speca", s) for fields in grid.candidates().values() for s in grid.settings_of(fields, short)]
     for name in () if options.report else options.models or trained():
         subject = load(name)
@@ -346,8 +346,8 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
         table.keep(lambda row, s=subject: row["model"] != s.name or row["method"] not in options.again)
         note_run(out, options, {name: subject})
         for steps in options.steps:
-            # The short list of each rival: it covers 1.5x to 6x, and every place is measured alike.
-            settings = [*settings_of(rivals, True), *candidates]
+            # The short list of each method: it covers 1.5x to 6x, and every place is measured alike.
+            settings = [*settings_of(others, True), *candidates]
             measure(subject, Cell(name, Case(steps), False), settings, samples, table)
     if not options.no_report:
         print(tables.write(table.rows, out))

@@ -40,6 +40,10 @@ def models(figures: dict[str, dict[str, float]], below: dict[str, float] | None 
     return made
 
 
+def gathered(made: list[dict[str, str]]):
+    return gather(made, ("own_plan",))
+
+
 def test_a_curve_keeps_what_no_other_point_beats_and_is_read_between_its_points():
     curve = curve_of([row("m", "x", s, p, p - 2) for s, p in ((1.0, 50.0), (2.0, 40.0), (3.0, 20.0), (4.0, 30.0))])
     assert [speed for speed, _ in curve] == [1.0, 2.0, 4.0]
@@ -50,7 +54,7 @@ def test_a_curve_keeps_what_no_other_point_beats_and_is_read_between_its_points(
 
 
 def test_the_margin_is_over_the_best_rival_of_each_kind():
-    measured = gather(models({"m": {"a": 43.0}}))["m", 28]
+    measured = gathered(models({"m": {"a": 43.0}}))["m", 28]
     assert measured.best_rival(3.0)[0] == "fewer_steps"
     # The mean against 40, the worst sample, 41, against the best worst one, 38.5.
     assert measured.margin("a", 3.0) == (pytest.approx(3.0), pytest.approx(43.0 - 2.0 - 38.5))
@@ -59,7 +63,7 @@ def test_the_margin_is_over_the_best_rival_of_each_kind():
 
 def test_a_candidate_that_is_never_that_fast_is_far_behind():
     made = [r for r in models({"m": {"a": 50.0}}) if r["method"] != "speca" or float(r["speedup"]) < 3]
-    assert gather(made)["m", 28].margin("a", 3.0) == (choosing.NOT_REACHED, choosing.NOT_REACHED)
+    assert gathered(made)["m", 28].margin("a", 3.0) == (choosing.NOT_REACHED, choosing.NOT_REACHED)
 
 
 def test_a_model_has_no_say_in_what_is_chosen_for_it():
@@ -68,25 +72,25 @@ def test_a_model_has_no_say_in_what_is_chosen_for_it():
         "hard": {"a": 41.0, "b": 45.0},
         "harder": {"a": 41.0, "b": 44.0},
     }
-    measured = gather(models(figures))
+    measured = gathered(models(figures))
     assert choose(measured, "easy") == "b"
     assert choose(measured, "hard") == "a"
     # Whatever it scores itself changes nothing.
     figures["easy"]["a"] = 99.0
-    assert choose(gather(models(figures)), "easy") == "b"
+    assert choose(gathered(models(figures)), "easy") == "b"
 
 
 def test_of_equals_the_one_with_the_better_worst_samples_is_chosen():
     figures = {"one": {"a": 45.0, "b": 44.95}, "two": {"a": 45.0, "b": 44.95}}
-    measured = gather(models(figures, below={"a": 9.0, "b": 1.0}))
+    measured = gathered(models(figures, below={"a": 9.0, "b": 1.0}))
     assert choose(measured, "one") == "b"
-    measured = gather(models(figures, below={"a": 1.0, "b": 1.0}))
+    measured = gathered(models(figures, below={"a": 1.0, "b": 1.0}))
     assert choose(measured, "one") == "a"
 
 
 def test_a_lone_model_cannot_be_left_out():
     with pytest.raises(ValueError, match="no other model than m"):
-        choose(gather(models({"m": {"a": 43.0}})), "m")
+        choose(gathered(models({"m": {"a": 43.0}})), "m")
 
 
 def test_every_candidate_is_a_valid_setting_and_has_a_name_of_its_own(comfy):
@@ -104,9 +108,12 @@ def test_every_candidate_is_a_valid_setting_and_has_a_name_of_its_own(comfy):
 def test_the_table_shows_mean_tenth_percentile_and_worst_side_by_side_and_names_what_is_missed(tmp_path, comfy):
     from tables import left_out
 
-    text = left_out.write(models({"one": {"a": 44.0}, "two": {"a": 41.0}}), tmp_path)
+    made = models({"one": {"a": 44.0}, "two": {"a": 41.0}}) + rows("one", "own_plan", 43.5)
+    text = left_out.write(made, tmp_path)
     assert "| one | 42.0 / 41.0 / 40.0 (+4.0, fewer steps) |" in text
     assert "- two, 28 steps, 2x: +1.0 dB, the goal is +3" in text
     assert "- one, 28 steps, 2x:" not in text
+    # What has no checks is no rival; what they are worth is said by itself.
+    assert "| one | 28 | +0.5 | +0.5 | +0.5 | +0.5 |" in text
     assert (tmp_path / "left-out.md").read_text() == text + "\n"
     assert (tmp_path / "left-out.json").is_file()

@@ -67,17 +67,23 @@ def at(curve: Curve, speed: float) -> Quality | None:
     raise AssertionError("a curve is sorted")
 
 
+def best_of(curves: Mapping[str, Curve], speed: float) -> tuple[str, Quality] | None:
+    """The method whose mean is highest at a speed, of those that are that fast."""
+    reached = [(name, quality) for name, curve in curves.items() if (quality := at(curve, speed))]
+    return max(reached, key=lambda pair: pair[1].mean, default=None)
+
+
 @dataclass(frozen=True)
 class Measured:
-    """All curves at one place: rivals by method, candidates by name."""
+    """All curves at one place: rivals by method, candidates by name, and SpeCa's forecast without its checks."""
 
     rivals: Mapping[str, Curve]
     candidates: Mapping[str, Curve]
+    unchecked: Mapping[str, Curve]
 
     def best_rival(self, speed: float) -> tuple[str, Quality] | None:
         """By its mean."""
-        reached = [(name, quality) for name, curve in self.rivals.items() if (quality := at(curve, speed))]
-        return max(reached, key=lambda pair: pair[1].mean, default=None)
+        return best_of(self.rivals, speed)
 
     def best_worst(self, speed: float) -> float | None:
         """The best of all rivals' worst samples."""
@@ -92,20 +98,19 @@ class Measured:
         return (NOT_REACHED, NOT_REACHED) if own is None else (own.mean - best[1].mean, own.worst - worst)
 
 
-def gather(rows: Iterable[Row]) -> dict[Where, Measured]:
-    """Rows by place; a candidate's are of the method "speca", named by what it does not share with its others."""
-    found: dict[Where, tuple[dict[str, list[Row]], dict[str, list[Row]]]] = {}
+def gather(rows: Iterable[Row], unchecked: Sequence[str]) -> dict[Where, Measured]:
+    """Rows by place. A candidate's are of the method "speca", named by what it does not share with its others;
+    `unchecked` are the methods that are SpeCa without its checks."""
+    found: dict[Where, tuple[dict[str, list[Row]], ...]] = {}
     for row in rows:
-        rivals, candidates = found.setdefault((row["model"], int(row["steps"])), ({}, {}))
+        rivals, candidates, own = found.setdefault((row["model"], int(row["steps"])), ({}, {}, {}))
         if row["method"] == "speca":
             candidates.setdefault(candidate_of(row), []).append(row)
         else:
-            rivals.setdefault(row["method"], []).append(row)
+            (own if row["method"] in unchecked else rivals).setdefault(row["method"], []).append(row)
     return {
-        where: Measured(
-            {name: curve_of(r) for name, r in rivals.items()}, {name: curve_of(r) for name, r in candidates.items()}
-        )
-        for where, (rivals, candidates) in found.items()
+        where: Measured(*({name: curve_of(r) for name, r in by_name.items()} for by_name in kinds))
+        for where, kinds in found.items()
     }
 
 

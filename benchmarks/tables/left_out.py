@@ -6,15 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from left_out.choose import SHOWN, Measured, Row, Where, at, choose, gather
-from methods import METHODS
+from left_out.choose import SHOWN, Measured, Row, Where, at, best_of, choose, gather
+from methods import METHODS, OWN
 
 README_STEPS = 28
 
 
 def write(rows: Sequence[Row], out: Path) -> str:
     """Write `left-out.md`, `left-out.json` and the plot into `out`; returns the text."""
-    measured = gather(rows)
+    measured = gather(rows, OWN)
     models = list(dict.fromkeys(model for model, _ in measured))
     if len(models) < 2:
         return "nothing to leave out: fewer than two models are measured"
@@ -22,6 +22,7 @@ def write(rows: Sequence[Row], out: Path) -> str:
     text = "\n\n".join(
         [
             *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
+            _worth_of_checks(measured, chosen),
             _choices(chosen),
             _goals(measured, chosen),
         ]
@@ -34,7 +35,11 @@ def write(rows: Sequence[Row], out: Path) -> str:
             "at": {
                 f"{speed:g}x": {
                     name: vars(quality)
-                    for name, curve in (*m.rivals.items(), ("speca", m.candidates[chosen[model]]))
+                    for name, curve in (
+                        *m.rivals.items(),
+                        *m.unchecked.items(),
+                        ("speca", m.candidates[chosen[model]]),
+                    )
                     if (quality := at(curve, speed))
                 }
                 for speed in SHOWN
@@ -67,6 +72,23 @@ def _cell(m: Measured, candidate: str, speed: float) -> str:
         return "-"
     figures = f"{own.mean:.1f} / {own.tenth:.1f} / {own.worst:.1f}"
     return figures if best is None else f"{figures} ({own.mean - best[1].mean:+.1f}, {METHODS[best[0]].title})"
+
+
+def _worth_of_checks(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:
+    """SpeCa against its own forecast and last block with nothing checked, at a fixed interval or at a plan."""
+    lines = [
+        "What the checks are worth: dB above SpeCa's own forecast without them, at a fixed interval or a plan.",
+        "",
+        "| left out | steps | " + " | ".join(f"{speed:g}x" for speed in SHOWN) + " |",
+        "| --- | --- |" + " --- |" * len(SHOWN),
+    ]
+    for (model, steps), m in measured.items():
+        cells = []
+        for speed in SHOWN:
+            own, unchecked = at(m.candidates[chosen[model]], speed), best_of(m.unchecked, speed)
+            cells.append(f"{own.mean - unchecked[1].mean:+.1f}" if own and unchecked else "-")
+        lines.append(f"| {model} | {steps} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _choices(chosen: Mapping[str, str]) -> str:

@@ -78,19 +78,10 @@ def ranking(at: Mapping[str, float]) -> list[str]:
 
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-README = RESULTS.parent.parent / "README.md"
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
-
-
-def into_readme(table: str) -> None:
-    """Replace what stands between the README's markers by the table."""
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 
 def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> str:
-    """Write `summary.md`, `summary.json` and the plots into `out`; for the kept results the README's table too.
+    """Write `summary.md`, `summary.json` and the plots into `out`.
 
     Returns what to print.
     """
@@ -112,8 +103,6 @@ def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> s
         for c in cells
     }
     (out / "summary.md").write_text(text + "\n")
-    if out.resolve() == RESULTS and usual:
-        into_readme(main_table(usual))
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     if usual:
         plot(usual, out / "psnr-computed.png", "speedup", "speedup computed for the real model's depth")

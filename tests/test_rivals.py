@@ -316,16 +316,39 @@ def test_a_refresh_is_paid_back_by_the_next_call_that_was_scheduled():
     assert full == [0, 1, 2, 4, 8]
 
 
-def test_what_is_fitted_forecasts_other_samples_best():
-    from methods.racer import Trust, fitted_trust, simulated
+def test_a_call_is_riskier_once_features_have_jumped_and_some_calls_are_over_the_limit():
+    from methods.racer import limits, risks
 
-    plan = (0, 1, 2, 4, 7, 11)
-    smooth = features_of(lambda t: torch.stack([t, 3 - t, 0.1 * t**2]), 14)
-    trust = fitted_trust(smooth, plan)
-    assert simulated(smooth, plan, trust)[0] <= simulated(smooth, plan, Trust())[0]
-    # Where features jump about, no forecast is better than none.
-    rough = torch.randn(14, 64, generator=torch.Generator().manual_seed(0)) + 1
-    assert fitted_trust(rough, plan).kappa(1.0, 3) < 0.2
+    features = features_of(lambda t: torch.stack([t, 3 - t]), 20)
+    features[12:] += 5
+    plan = (0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18)
+    found = dict(zip((3, 5, 7, 9, 11, 13, 15, 17, 19), risks(features, plan), strict=True))
+    assert found[13] > found[11]
+    none, some = limits(list(found.values()))
+    assert math.isinf(none)
+    assert sum(risk > some for risk in found.values()) == 1
+    assert limits([0.1] * 3) == [math.inf, math.inf]  # 0.15 of three calls is none
+
+
+def test_constants_are_those_that_serve_other_samples_best(tiny):
+    from measure.quality import relative_error
+    from measure.sampling import Case, sample
+    from methods import calibration, racer
+    from methods.fewer_steps import Uncached
+
+    case, plan = Case(steps=12), (0, 1, 3, 7)
+    chosen = racer.trust_for(tiny, case, plan)
+    assert racer.trust_for(tiny, case, plan) is chosen
+
+    def error(trust):
+        patched, _ = racer.attached(tiny, 12, plan, trust)
+        singles = calibration.others(tiny, racer.CALIBRATION_SAMPLES).singles()
+        return sum(
+            relative_error(sample(patched, tiny, case, s).latents, Uncached().run(tiny, case, s).latents)[0]
+            for s in singles
+        )
+
+    assert error(chosen) <= error(racer.Trust()) * (1 + 1e-6)
 
 
 # --- Exponential basis ------------------------------------------------------------------------------------------------
@@ -457,6 +480,14 @@ def tiny(comfy):
     from measure.subjects import load
 
     return load("tiny_flux")
+
+
+@pytest.fixture(autouse=True)
+def _few_trials(monkeypatch):
+    """RACER tries constants by sampling."""
+    from methods import racer
+
+    monkeypatch.setattr(racer, "SHRINKAGES", ((0.0, 3.0), (0.1, 0.4)))
 
 
 def at_speed(speed):

@@ -7,47 +7,49 @@ r))). Where r is over a limit the call is computed, and the next one that was sc
 
 Neither the paper's text nor its code (LiZaiyuan0619/RACER) was to be had: written from its abstract, a summary of its
 equations and the form of kappa that others took over from it. The constants there were fitted model by model; here
-decay, theta, the limit and Spectrum's share of the fit are those, of a few, that forecast the features of four other
-samples with the least error (not counted as cost).
+they are those, of a few, that come nearest to the uncached latents on two other samples (not counted as cost). One of
+the choices is plain trust, with which RACER is Spectrum. h has half of the straight line in it, as Spectrum's authors
+have recommended since; r is of the fit alone.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from measure.quality import relative_error
 from measure.sampling import Batch, Case, sample
 from measure.subjects import Subject
 from speca.forecast import newton
 
 from . import forecasting
+from .attachment import RunLog
 from .base import Method, Run, Setting
-from .calibration import key_of, trace
+from .calibration import key_of, others, trace
 from .forecasting import Combined, Decision, run_of
 from .plans import Plan, calls_for, growing_gaps_of
 from .spectrum import LEAST_CALLS, chebyshev, mixed
 
 STEEPNESS = 4.0
-DECAYS = (0.0, 0.1, 0.3)
-THETAS = (0.15, 0.4, 3.0)
-SHARES = (0.5, 1.0)
-RISKIEST = (0.0, 0.05, 0.15)
+SHARE = 0.5
+SHRINKAGES = ((0.0, 3.0), (0.0, 0.4), (0.1, 0.4), (0.3, 0.25))
+"""(decay, theta): hardly any, by disagreement alone, and by both; the last is the form that others took over."""
+RISKIEST = (0.0, 0.15)
 """Shares of the forecast calls that are over the limit when none is refreshed."""
-ELEMENTS = 1 << 13
+CALIBRATION_SAMPLES = 2
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 SHORT_SPEEDS = (2.0, 3.0, 4.0, 5.0, 6.0)
 
 
 @dataclass(frozen=True)
 class Trust:
-    """share: of the fit in Spectrum's forecast. decay: of the trust with each call ahead. theta: the disagreement at
-    which half of it is left. limit: the disagreement from which on a call is computed."""
+    """decay: of the trust with each call ahead. theta: the disagreement at which half of it is left. limit: the
+    disagreement from which on a call is computed."""
 
-    share: float = 0.5
     decay: float = 0.0
     theta: float = 3.0
     limit: float = math.inf
@@ -60,7 +62,7 @@ class Trusted(Combined):
     """Spectrum's forecast over all full calls of a run of `n_calls`, shrunk to the newest of them."""
 
     def __init__(self, trust: Trust, n_calls: int) -> None:
-        super().__init__(lambda times, t: mixed(times, t, n_calls, trust.share))
+        super().__init__(lambda times, t: mixed(times, t, n_calls, SHARE))
         self._trust = trust
         self._n_calls = n_calls
 
@@ -107,46 +109,52 @@ class Refreshing:
         raise AssertionError("nothing is checked")
 
 
-def simulated(features: Tensor, plan: Plan, trust: Trust) -> tuple[float, list[float]]:
-    """(N, E) features of an uncached run -> the forecasts' summed squared relative error, and their disagreements."""
-    n = len(features)
-    rule = Refreshing(plan, trust, n)
-    memory: Trusted | None = None
-    error, risks = 0.0, []
-    for call in range(n):
-        if rule.decide(call, n) == "full":
-            memory = memory or rule.memory()
-            memory.record(call, features[call])
+def risks(features: Tensor, plan: Plan) -> list[float]:
+    """(N, E) features of an uncached run -> the disagreement at each call that the plan leaves out."""
+    memory, found = Trusted(Trust(), len(features)), []
+    for call, feature in enumerate(features):
+        if call in plan:
+            memory.record(call, feature)
         else:
-            assert memory is not None
-            risks.append(memory.disagreement(call))
-            error += float(((memory.forecast(call) - features[call]).norm() / features[call].norm()) ** 2)
-    return error, risks
+            found.append(memory.disagreement(call))
+    return found
 
 
-def fitted_trust(features: Tensor, plan: Plan) -> Trust:
-    """Of the constants that are tried, those with the least error on (N, E) features."""
-    _, risks = simulated(features, plan, Trust())
-    limits = [_quantile(risks, 1 - share) for share in RISKIEST]
-    trials = [Trust(*constants) for constants in itertools.product(SHARES, DECAYS, THETAS, limits)]
-    return min(trials, key=lambda trust: simulated(features, plan, trust)[0])
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    """The value that a share of all are under; infinite for all of them."""
-    if share >= 1 or not values:
-        return math.inf
-    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
+def limits(found: Sequence[float]) -> list[float]:
+    """The disagreement that each share of `RISKIEST` is over; infinite for none of them."""
+    ranked = sorted(found)
+    return [ranked[int((1 - share) * len(ranked))] if share * len(ranked) >= 1 else math.inf for share in RISKIEST]
 
 
 _TRUSTS: dict[object, Trust] = {}
 
 
 def trust_for(subject: Subject, case: Case, plan: Plan) -> Trust:
+    """Of the constants that are tried, those that come nearest to the uncached latents of other samples."""
     key = (key_of(subject, case), plan)
     if key not in _TRUSTS:
-        _TRUSTS[key] = fitted_trust(trace(subject, case).features[:, :ELEMENTS], plan)
+        over = dict.fromkeys(limits(risks(trace(subject, case).features, plan)))
+        trials = [Trust(*shrinkage, limit) for limit in over for shrinkage in SHRINKAGES]
+        singles = others(subject, CALIBRATION_SAMPLES).singles()
+        truth = [sample(subject.patcher, subject, case, single).latents for single in singles]
+
+        def error(trust: Trust) -> float:
+            patched, _ = attached(subject, trace(subject, case).n_calls, plan, trust)
+            made = [sample(patched, subject, case, single).latents for single in singles]
+            return sum(sum(relative_error(m, t)) for m, t in zip(made, truth, strict=True))
+
+        _TRUSTS[key] = min(trials, key=error) if len(plan) < trace(subject, case).n_calls else Trust()
     return _TRUSTS[key]
+
+
+def attached(subject: Subject, n_calls: int, plan: Plan, trust: Trust) -> tuple[Any, RunLog]:
+    return forecasting.attach(
+        subject.patcher,
+        "last",
+        lambda: Refreshing(plan, trust, n_calls),
+        n_calls=n_calls,
+        make_memory=lambda rule: rule.memory(),
+    )
 
 
 @dataclass(frozen=True)
@@ -166,14 +174,7 @@ class Racer:
 
     def run(self, subject: Subject, case: Case, batch: Batch, native: int) -> Run:
         plan = growing_gaps_of(native, calls_for(self.speed, native))
-        trust = trust_for(subject, case, plan)
-        patched, log = forecasting.attach(
-            subject.patcher,
-            "last",
-            lambda: Refreshing(plan, trust, native),
-            n_calls=native,
-            make_memory=lambda rule: rule.memory(),
-        )
+        patched, log = attached(subject, native, plan, trust_for(subject, case, plan))
         return run_of(sample(patched, subject, case, batch), log, native)
 
 

@@ -1,8 +1,8 @@
 """Spectrum: "Adaptive Spectral Feature Forecasting for Diffusion Sampling Acceleration", arXiv 2603.01623.
 
 The last block's output as a function of the call is fitted by the first five Chebyshev polynomials (M = 4) over all
-full calls so far, with a ridge penalty of 0.1, and full calls stand in gaps that grow linearly from two
-calls on (appendix B.1). As in the released code (hanjq17/Spectrum): the run is mapped to [-1, 1] as a whole, the
+full calls so far, with a ridge penalty of 0.1, and full calls stand in gaps that grow linearly from two calls on
+(appendix B.1). As in the released code (hanjq17/Spectrum): the run is mapped to [-1, 1] as a whole, the
 penalty is on the constant too, and a share of the forecast is the straight line through the last two full calls; the
 paper has none, the authors have since recommended half of it. Different here: how fast the gaps grow follows from the
 number of full calls that is asked for, and the fit is in full precision, where the code's is in bfloat16.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 
 from comfy_api.latest import io
 
+from ..speca import events
 from ..speca.comfyui.attach import attachment_of
 from .inputs import schema
+
+log = logging.getLogger(__name__)
 
 
 class SpeCaReport(io.ComfyNode):
@@ -44,20 +48,21 @@ class SpeCaReport(io.ComfyNode):
     def execute(cls, samples, model) -> io.NodeOutput:
         attachment = attachment_of(model)
         if attachment is None:
-            raise ValueError(
-                "No SpeCa on this model. Connect the MODEL output of a SpeCa node to the sampler and to this node."
-            )
+            return _nothing(samples, "no SpeCa on this model")
         run = attachment.run_of(samples["samples"])
         if run is None:
-            raise ValueError(
-                "SpeCa has seen no run of this model yet. Connect the same MODEL to the sampler, and the sampler's "
-                "LATENT to this node."
-            )
+            return _nothing(samples, "no match: these samples come from no run of this model that is still known")
         report = json.dumps(run.to_json())
         totals = run.totals
         return io.NodeOutput(
             samples, totals.speedup or 1.0, totals.full + totals.rejected, report, ui={"speca": [report]}
         )
+
+
+def _nothing(samples, why: str) -> io.NodeOutput:
+    """Passes the samples on where there are no figures, and says why: a bypassed node must not fail the prompt."""
+    log.warning("SpeCa Report: %s", why)
+    return io.NodeOutput(samples, 1.0, 0, json.dumps({"version": events.VERSION, "native": why}))
 
 
 NODES = [SpeCaReport]

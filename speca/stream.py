@@ -15,6 +15,7 @@ from torch import Tensor
 from .call import Call, Exact, Latent, Tensors
 from .events import Row
 from .history import Anchor, History
+from .path import Seen
 from .verify import ErrorSum
 
 # Below this spread a model's output is mostly its latent's own noise, a hundredth of which is as large as the picture.
@@ -29,6 +30,9 @@ MOSTLY_NOISE_SPREAD = 0.5
 OWN_SHARE = 0.4
 DIRECT_SHARE = 0.4
 
+# A stream that was not called for so many evaluations of the sampler is forgotten: its key does not come back.
+ROUNDS_KEPT = 8
+
 Place = Callable[[Tensor], Tensor]
 """Moves a kept tensor to where anchors live."""
 
@@ -41,6 +45,7 @@ class Stream:
     own_share: of the embedded input, which is not in the anchors' features but each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); None while nothing tells.
     calls: made so far. in_a_row: forecasts accepted since the last full call. errors: theirs, summed.
+    round: the sampler's evaluation in which it was last called. seen: that call, where only it can tell of a jump.
     """
 
     def __init__(self, depth: int, mostly_noise: bool) -> None:
@@ -51,6 +56,13 @@ class Stream:
         self.calls = 0
         self.in_a_row = 0
         self.errors = ErrorSum()
+        self.round = 0
+        self.seen: Seen | None = None
+
+    def start_anew(self) -> None:
+        """Forget what lies behind a jump of the latent; what was learnt of the model still holds."""
+        self.history.clear()
+        self.in_a_row, self.errors, self.seen = 0, ErrorSum(), None
 
     @property
     def needs_embedded(self) -> bool:
@@ -115,6 +127,7 @@ class Streams:
     def __init__(self, depth: int) -> None:
         self._depth = depth
         self._by_key: dict[Hashable, Stream] = {}
+        self._round = 0
         self._lock = threading.Lock()
 
     def of(self, call: Call) -> list[Stream]:
@@ -125,10 +138,25 @@ class Streams:
                     mostly_noise = call.latent is not None and call.latent.spread < MOSTLY_NOISE_SPREAD
                     self._by_key[key] = Stream(self._depth, mostly_noise)
             streams = [self._by_key[key] for key in call.streams]
+            for stream in streams:
+                stream.round = self._round
         if call.renoised:
             for stream in streams:
                 stream.keep_own(1.0)
         return streams
+
+    def begin_round(self) -> None:
+        """The sampler evaluates its model once more."""
+        with self._lock:
+            self._round += 1
+            oldest = self._round - ROUNDS_KEPT
+            self._by_key = {key: stream for key, stream in self._by_key.items() if stream.round >= oldest}
+
+    def start_anew(self) -> None:
+        """All of them: the latent is not where it was led."""
+        with self._lock:
+            for stream in self._by_key.values():
+                stream.start_anew()
 
     @property
     def nbytes(self) -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speca.path import SamplingPath
+from speca.path import SamplingPath, Seen
 
 
 class NoisePrediction:
@@ -57,6 +57,65 @@ def test_a_schedule_without_a_step_has_no_position():
     assert SamplingPath(NoisePrediction(), [1.0]).position(1.0) == (0, 0.0)
 
 
+def noise(seed, std=1.0):
+    return std * torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def arrived(*evaluations):
+    """Whether each evaluation, (sigma, x), comes as a jump; the picture is 0 all the time."""
+    path = SamplingPath(NoisePrediction(), [4.0, 2.0, 1.0, 0.5, 0.0])
+    jumps = []
+    for sigma, x in evaluations:
+        jumps.append(path.arrive(x, sigma))
+        path.leave(x, sigma, torch.zeros_like(x))
+    return jumps, path
+
+
+def test_steps_of_a_sampler_are_no_jumps():
+    one = noise(1)
+    jumps, path = arrived((4.0, 4 * one), (2.0, 2 * one), (2.0, 2.1 * one), (1.0, one), (2.0, 2 * one))
+    assert not any(jumps)
+    assert not path.renoised
+
+
+@pytest.mark.parametrize("sigma", [2.0, 4.0], ids=["at one sigma", "on the way up"])
+def test_fresh_noise_where_none_falls_due_is_a_jump(sigma):
+    jumps, path = arrived((4.0, noise(1, 4.0)), (2.0, noise(1, 2.0)), (sigma, noise(2, sigma)))
+    assert jumps == [False, False, True]
+    assert not path.renoised
+    assert not path.keeps_jumping
+
+
+def test_a_picture_that_is_moved_is_a_jump():
+    one = noise(1)
+    assert arrived((4.0, 4 * one), (3.9, 3.9 * one.roll(5, -1)))[0] == [False, True]
+
+
+def test_noise_that_falls_due_is_no_jump():
+    """Half of the variance at 2 is kept from 4, the rest is new."""
+    jumps, path = arrived((4.0, noise(1, 4.0)), (2.0, noise(1, 1.0) + noise(2, 3.0**0.5)))
+    assert jumps == [False, False]
+    assert path.renoised
+
+
+def test_a_sampler_that_jumps_again_and_again_is_known_for_it():
+    assert arrived(*((2.0, noise(seed, 2.0)) for seed in range(6)))[1].keeps_jumping
+
+
+@pytest.mark.parametrize("denoised", [None, (torch.zeros(1, 4, 16, 16),) * 2, torch.zeros(1, 1)])
+def test_what_a_guider_returns_may_be_anything(denoised):
+    path = SamplingPath(NoisePrediction(), [4.0, 2.0, 0.0])
+    path.leave(noise(1, 4.0), 4.0, denoised)
+    assert path.arrive(noise(2, 4.0), 4.0) is False
+
+
+def test_a_tile_that_is_another_one_has_strayed():
+    path = SamplingPath(NoisePrediction(), [4.0, 2.0, 0.0])
+    seen = Seen(4.0, noise(1, 4.0), torch.zeros(1, 4, 16, 16))
+    assert not path.strayed(seen, noise(1, 3.6), 3.6)
+    assert path.strayed(seen, noise(2, 3.6), 3.6)
+
+
 DETERMINISTIC = ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "ipndm", "deis", "res_multistep"]
 NOISY = ["euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm", "er_sde"]
 
@@ -100,4 +159,5 @@ def test_samplers_that_add_noise_are_told_from_those_that_do_not(samplers_of, mo
     monkeypatch.setattr("speca.comfyui.attach.SamplingPath", Noted)
     samplers_of[kind](SpeCaConfig(), sampler)
     assert len(paths) == 1
-    assert paths[0].renoised == (sampler in NOISY)
+    assert (paths[0].renoised or paths[0].keeps_jumping) == (sampler in NOISY)
+    assert not (sampler in DETERMINISTIC and any(paths[0]._jumps))

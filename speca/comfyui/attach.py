@@ -8,6 +8,7 @@ is called: there the network's forward is exchanged for the length of the call (
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,7 +31,10 @@ from .compiled import Forwards, call_innermost, uncompiled
 from .placement import Placement
 from .run import Run
 
-RUNS_KEPT = 8
+log = logging.getLogger(__name__)
+
+# A detailer or a loop makes many short runs after the one that a report asks for.
+RUNS_KEPT = 100
 
 # Wrappers of other caches, by the key they register under. Two caches on one model would forecast from forecasts.
 OTHER_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
@@ -78,28 +82,27 @@ class Attachment:
         self._runs: deque[tuple[RunRecord, tuple[Any, ...]]] = deque(maxlen=RUNS_KEPT)
 
     def run_of(self, samples: Tensor | None = None) -> RunRecord | None:
-        """The record of the run that made the latent `samples`; without a match, of the last run. None before any."""
-        wanted = None if samples is None else _fingerprint(samples)
-        for record, fingerprint in reversed(self._runs):
-            if fingerprint == wanted:
-                return record
-        return self._runs[-1][0] if self._runs else None
+        """The record of the run that made the latent `samples`, or None; without samples, of the last run."""
+        if samples is None:
+            return self._runs[-1][0] if self._runs else None
+        wanted = _fingerprint(samples)
+        return next((record for record, fingerprint in reversed(self._runs) if fingerprint == wanted), None)
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: `args` start with noise, latent image, sampler, sigmas (`CFGGuider.sample`)."""
         guider = executor.class_obj
-        noise, _, sampler, sigmas = args[:4]
-        session = self._open(guider, noise, sampler, sigmas)
         unchanged = guider.model_options
+        try:
+            run, options = self._start(guider, *args[:4])
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:
+            log.warning("SpeCa could not start (%r); the run is computed natively", error, exc_info=True)
+            return executor(*args, **kwargs)
         status: Status = "failed"
         result = None
         try:
-            guider.model_options = comfy.model_patcher.create_model_options_clone(unchanged)
-            options = guider.model_options.setdefault("transformer_options", {})
-            model_sampling = guider.model_patcher.get_model_object("model_sampling")
-            path = SamplingPath(model_sampling, sigmas.tolist(), self.config.decided_at)
-            options[KEY] = Run(session, path)
-            call_innermost(options)
+            guider.model_options = options
             result = executor(*args, **kwargs)
             status = "finished"
             return result
@@ -108,8 +111,25 @@ class Attachment:
             raise
         finally:
             guider.model_options = unchanged
-            record = session.close(status)
-            self._runs.append((record, _fingerprint(result)))
+            self._end(run, status, result)
+
+    def _start(self, guider: Any, noise: Tensor, _latent: Any, sampler: Any, sigmas: Tensor) -> tuple[Run, Any]:
+        """The run, and the guider's options with it in them."""
+        session = self._open(guider, noise, sampler, sigmas)
+        options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+        path = SamplingPath(
+            guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist(), self.config.decided_at
+        )
+        run = options.setdefault("transformer_options", {})[KEY] = Run(session, path)
+        call_innermost(options["transformer_options"])
+        return run, options
+
+    def _end(self, run: Run, status: Status, result: Any) -> None:
+        """Never raises: the samples are there, or another error is on its way."""
+        try:
+            self._runs.append((run.session.close(status), _fingerprint(result)))
+        except Exception as error:
+            log.warning("SpeCa could not report this run (%r)", error, exc_info=True)
 
     def _open(self, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor) -> Session:
         model = guider.model_patcher.model
@@ -158,12 +178,12 @@ class Attachment:
         """PREDICT_NOISE wrapper: `args` are x, timestep, model_options, seed (`CFGGuider.predict_noise`)."""
         options = args[2] if len(args) > 2 else kwargs.get("model_options", {})
         run: Run | None = options.get("transformer_options", {}).get(KEY)
-        if run is None or run.native or not isinstance(args[0], Tensor):
+        if run is None or run.native:
             return executor(*args, **kwargs)
-        x, sigma = args[0], float(args[1].flatten()[0])
-        run.path.arrive(x, sigma)
+        x, sigma = args[0], args[1]
+        run.attempt(run.begin_round, x, sigma)
         denoised = executor(*args, **kwargs)
-        run.path.leave(x, sigma, denoised)
+        run.attempt(run.end_round, x, sigma, denoised)
         return denoised
 
     def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:

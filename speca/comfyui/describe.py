@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..call import Call, ForecastImpossibleError, Latent
 from ..path import SamplingPath
+from .identity import Ordinals, function_of
 
 
-def describe(model: Any, latent: Any, x: Any, options: dict[str, Any], path: SamplingPath) -> Call:
+def describe(
+    model: Any,
+    latent: Any,
+    x: Any,
+    options: dict[str, Any],
+    path: SamplingPath,
+    kwargs: Mapping[str, Any] | None = None,
+    ordinals: Ordinals | None = None,
+) -> Call:
     """What the sampler asks of the network.
 
     latent: the sampler's own x. x: what the network is given, a tensor or a list of them, each with a row for each
-    sample under each conditioning. options: `transformer_options`. Raises `ForecastImpossibleError` saying what is
-    missing.
+    sample under each conditioning. options: `transformer_options`. kwargs: what else the network is given, by name.
+    ordinals: those of the run. Raises `ForecastImpossibleError` saying what is missing.
     """
-    shape = tuple((x[0] if isinstance(x, (list, tuple)) else x).shape)
+    inputs = x if isinstance(x, (list, tuple)) else [x]
+    shape = tuple(inputs[0].shape)
     conds = tuple(options.get("cond_or_uncond", (0,)))
     if shape[0] % len(conds):
         raise ForecastImpossibleError(f"{shape[0]} rows do not divide into {len(conds)} conditionings")
@@ -29,7 +40,13 @@ def describe(model: Any, latent: Any, x: Any, options: dict[str, Any], path: Sam
     step, progress = path.position(sigma)
     level = path.level(sigma)
     window, patches = _window(options), patch_signature(options)
-    chunks = [(str(uuid), window, patches, _hook_signature(model)) for uuid in options.get("uuids") or conds]
+    shapes = tuple(tuple(t.shape[1:]) for t in inputs)
+    function = function_of(options, kwargs or {})
+    ordinals = ordinals or Ordinals()
+    chunks = []
+    for uuid in options.get("uuids") or conds:
+        key = str(uuid), window, patches, _hook_signature(model), function, shapes
+        chunks.append((*key, ordinals.next(key, sigma)))
     return Call(
         time=float(model.model_sampling.timestep(sigmas.flatten()[:1]).float()),
         sigma=sigma,

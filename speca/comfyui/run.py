@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import comfy.model_management
+import torch
+from torch import Tensor, nn
 
 from ..adapters import NotThisArchitectureError, recognise
 from ..adapters.base import Anatomy
 from ..adapters.generic import prove
-from ..call import ForecastImpossibleError
-from ..path import SamplingPath
+from ..call import Call, ForecastImpossibleError, Tensors
+from ..path import SamplingPath, Seen
 from ..session import Session
 from .compiled import Forwards, uncompiled
 from .describe import describe, patch_signature
+from .identity import Ordinals
 from .network import BoundNetwork, Entry, copied
+
+log = logging.getLogger(__name__)
+
+JUMPS = (
+    "the sampler goes on from other latents than its steps lead to (fresh noise, inner loops), again and again; "
+    "the run is computed natively"
+)
+
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 class Run:
@@ -27,6 +41,8 @@ class Run:
         self.path = path
         self._anatomies: dict[int, tuple[nn.Module, Anatomy]] = {}
         self._entries: dict[Hashable, Entry] = defaultdict(Entry)
+        self._ordinals = Ordinals()
+        self._failures = 0
 
     @property
     def native(self) -> bool:
@@ -39,8 +55,70 @@ class Run:
             self._anatomies[id(network)] = network, recognise(uncompiled(network))
         return self._anatomies[id(network)][1]
 
+    def begin_round(self, x: Any, sigma: Any) -> None:
+        """The sampler is about to evaluate its model for the latent x, (B, ...), at `sigma`, (B,)."""
+        self._ordinals.begin()
+        self.session.streams.begin_round()
+        if isinstance(x, Tensor) and self.path.arrive(x, float(sigma.flatten()[0])):
+            self.session.streams.start_anew()
+            if self.path.keeps_jumping:
+                self.session.tally.go_native(JUMPS)
+
+    def end_round(self, x: Any, sigma: Any, denoised: Any) -> None:
+        if isinstance(x, Tensor):
+            self.path.leave(x, float(sigma.flatten()[0]), denoised)
+
+    def attempt(self, work: Callable[..., None], *args: Any) -> None:
+        """Bookkeeping: what fails in it costs no picture."""
+        try:
+            with self._freeing():
+                work(*args)
+        except (comfy.model_management.InterruptProcessingException, *OUT_OF_MEMORY):
+            raise
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """No anchor is trusted after a failure; after a second one, nothing is."""
+        log.warning("SpeCa: a step could not be followed (%r); it is computed", error, exc_info=error)
+        self.session.streams.start_anew()
+        self._failures += 1
+        if self._failures > 1:
+            self.session.tally.go_native(
+                f"SpeCa failed twice in this run ({type(error).__name__}: {error}); the rest is computed natively"
+            )
+
+    @contextmanager
+    def _freeing(self) -> Iterator[None]:
+        """Where memory runs out, anchors go first."""
+        try:
+            yield
+        except OUT_OF_MEMORY:
+            self.session.streams.start_anew()
+            raise
+
     def forward(self, model: Any, latent: Any, anatomy: Anatomy, forwards: Forwards, *args: Any, **kwargs: Any) -> Any:
         """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call; `latent` is the sampler's x."""
+        try:
+            with self._freeing():
+                return self._forward(model, latent, anatomy, forwards, args, kwargs)
+        except (comfy.model_management.InterruptProcessingException, *OUT_OF_MEMORY):
+            raise
+        except Exception as error:
+            failure = error
+        output = forwards.full(*args, **kwargs)  # a fault of the network's own is raised here, as without SpeCa
+        self._failed(failure)
+        return output
+
+    def _forward(
+        self,
+        model: Any,
+        latent: Any,
+        anatomy: Anatomy,
+        forwards: Forwards,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         options = kwargs.get("transformer_options", {})
         patched = bool(patch_signature(options))
         architecture = anatomy.architecture
@@ -48,7 +126,7 @@ class Run:
             for option, why in architecture.native_with:
                 if options.get(option) is not None:
                     raise ForecastImpossibleError(why)
-            call = describe(model, latent, args[0], options, self.path)
+            call = describe(model, latent, args[0], options, self.path, kwargs, self._ordinals)
             # Other packs' patches may hold tensors for this very batch: then it is never taken apart.
             splittable = call.n_samples > 1 and not patched and not architecture.mixes_rows
             if architecture.experimental and self.session.config.threshold > 0:
@@ -63,7 +141,30 @@ class Run:
         added_to = patched or kwargs.get("control") is not None
         entry = Entry(False) if added_to or forwards.compiled else self._entries[call.kind]
         network = BoundNetwork(anatomy, forwards, args, kwargs, len(call.streams), splittable, entry)
-        return network.restore(self.session.evaluate(call, network))
+        follow = call.latent is not None and not self.path.follows(call.latent.x)
+        if follow:
+            self._look_for_jumps(call)
+        output = self.session.evaluate(call, network)
+        if follow:
+            self._remember(call, output)
+        return network.restore(output)
+
+    def _look_for_jumps(self, call: Call) -> None:
+        """Of a tile or a crop, whose place only its own stream can tell."""
+        assert call.latent is not None
+        for row, stream in enumerate(self.session.streams.of(call)):
+            x = call.latent.x[row : row + 1]
+            if stream.seen is not None and self.path.strayed(stream.seen, x, call.sigma):
+                stream.start_anew()
+
+    def _remember(self, call: Call, output: Tensors) -> None:
+        level = self.path.level(call.sigma)
+        assert call.latent is not None
+        if level is None or len(output) != 1 or output[0].shape != call.latent.x.shape:
+            return
+        for row, stream in enumerate(self.session.streams.of(call)):
+            x, out = call.latent.x[row : row + 1].float(), output[0][row : row + 1].float()
+            stream.seen = Seen(call.sigma, x.clone(), level.latent_gain * x + level.output_gain * out)
 
 
 def _proved(

@@ -23,7 +23,8 @@ Workflow = dict[str, Any]
 Prompt = dict[str, Any]
 Rectangle = tuple[float, float, float, float]
 
-WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # SaveVideo's format, in newer versions of ComfyUI
+WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO})
 CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
 # Kinds that exist in the frontend only.
 VIRTUAL = frozenset({"MarkdownNote", "Note"})
@@ -58,18 +59,33 @@ def widgets_of(input_types: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def widget_values(node: Mapping[str, Any], input_types: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved node's `widgets_values` by name. Raises `ValueError` when there are more or fewer than the node has."""
+    """A saved node's `widgets_values` by name. Raises `ValueError` when there are more than the node has, or fewer.
+
+    Optional ones may be missing at the end: a newer ComfyUI's node has gained them since the graph was saved.
+    """
     values = list(node.get("widgets_values", []))
-    named = {}
-    for name, controlled in widgets_of(input_types).items():
-        if not values:
-            raise ValueError(f"{node['type']} has no value for {name}")
-        named[name] = values.pop(0)
-        if controlled and (not values or values.pop(0) not in CONTROLS):
-            raise ValueError(f"{node['type']} does not say what happens to {name} after a run")
+    named = dict(_named(values, input_types, node["type"]))
     if values:
         raise ValueError(f"{node['type']} has values of no widget: {values}")
     return named
+
+
+def _named(values: list[Any], input_types: Mapping[str, Any], kind: str, under: str = "") -> Iterator[tuple[str, Any]]:
+    """The values by name, taken off the list; a choice that brings inputs of its own is followed by theirs."""
+    optional = input_types.get("optional", {})
+    for name, controlled in widgets_of(input_types).items():
+        if not values:
+            if name in optional:
+                continue
+            raise ValueError(f"{kind} has no value for {under}{name}")
+        value = values.pop(0)
+        yield under + name, value
+        if controlled and (not values or values.pop(0) not in CONTROLS):
+            raise ValueError(f"{kind} does not say what happens to {under}{name} after a run")
+        described = optional.get(name) or input_types["required"][name]
+        if described[0] == DYNAMIC_COMBO:
+            chosen = next(choice for choice in described[1]["options"] if choice["key"] == value)
+            yield from _named(values, chosen["inputs"], kind, f"{under}{name}.")
 
 
 def links_of(workflow: Workflow) -> dict[int, tuple[int, int, int, int]]:

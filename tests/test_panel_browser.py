@@ -454,7 +454,8 @@ def test_nothing_of_the_panel_is_saved_or_sent(place: Place, window: Window) -> 
 
 
 def _widgets(place: Place, name: str) -> list[str]:
-    return [each for each in place.object_info[name]["input"]["required"] if each != "model"]
+    described = place.object_info[name]["input"]
+    return [each for each in (*described["required"], *described.get("optional", {})) if each != "model"]
 
 
 def test_only_the_seed_changed(place: Place, window: Window) -> None:

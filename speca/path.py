@@ -67,7 +67,6 @@ class SamplingPath:
         whole = len(known) == len(levels)
         self._weights = error_weights(known, sigmas[-1], decided_at) if whole and known else (1.0,) * len(levels)
         self._last: Seen | None = None
-        self._shape: tuple[int, ...] | None = None
         self._stride = 0.0
         self._jumps: deque[bool] = deque(maxlen=OF_LAST)
         self.renoised = False
@@ -115,11 +114,11 @@ class SamplingPath:
         """After an evaluation: `denoised` is what the sampler gets for x, after guidance; of any kind."""
         known = isinstance(denoised, Tensor) and denoised.shape == x.shape
         self._last = Seen.copied(sigma, x, denoised) if known else None
-        self._shape = tuple(x.shape[1:]) if known else None
 
     def follows(self, latent: Tensor) -> bool:
-        """Whether the latent of a call is the sampler's own, whose jumps `arrive` tells. A tile or crop is not."""
-        return self._shape is None or tuple(latent.shape[1:]) == self._shape
+        """Whether the latent of a call is the sampler's own, whose jumps `arrive` tells. A tile or crop is not; none is
+        before the first evaluation ends, or where what a guider returns tells nothing."""
+        return self._last is not None and latent.shape[1:] == self._last.x.shape[1:]
 
     def _jumped(self, last: Seen, x: Tensor, sigma: float) -> bool:
         before, level = self.level(last.sigma), self.level(sigma)

@@ -237,7 +237,7 @@ class Window:
         self.wait("([name]) => app.extensionManager.workflow.activeWorkflow.path.includes(name)", name)
 
     def click_run(self) -> None:
-        self.page.get_by_role("button", name="Run", exact=True).click()
+        self.page.get_by_role("button", name="Run", exact=True).first.click()
 
     def set_batch(self, n: int) -> None:
         field = self.page.locator("input.p-inputnumber-input, input[aria-label='Batch Count']").first

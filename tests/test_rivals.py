@@ -183,13 +183,13 @@ def test_the_best_plan_is_that_of_all_that_there_are():
 # --- MeanCache --------------------------------------------------------------------------------------------------------
 
 
-def test_average_velocity_is_exact_where_velocity_changes_evenly():
-    """dx/dsigma = 2 + 6 sigma, so x = 2 sigma + 3 sigma^2, and the mean velocity from a to b is 2 + 3 (a + b)."""
+def test_average_velocity_is_carried_on_as_the_way_behind_it_tells():
+    """dz/dt = 2 + 6 t, so z = 2 t + 3 t^2."""
     from methods.meancache import Way
 
     way = Way()
-    for sigma in (1.0, 0.8):
-        way.keep(torch.tensor([2 * sigma + 3 * sigma**2]), sigma, torch.tensor([2 + 6 * sigma]))
+    for t in (1.0, 0.8):
+        way.keep(torch.tensor([2 * t + 3 * t**2]), t, torch.tensor([2 + 6 * t]))
     here = torch.tensor([2 * 0.6 + 3 * 0.6**2])
     # Half the slope of the velocity is 3; it is carried on from the newest velocity, as the released code does.
     assert way.estimate(here, 0.6, 0.5, span=2).item() == pytest.approx((2 + 6 * 0.8) + (0.5 - 0.6) * 3, abs=1e-4)
@@ -199,17 +199,17 @@ def test_average_velocity_is_exact_where_velocity_changes_evenly():
 def test_edges_over_a_steady_velocity_cost_nothing_and_long_ones_over_a_changing_one_more():
     from methods.meancache import SPANS, edge_costs
 
-    sigmas = [1 - i / 8 for i in range(8)]
-    at = torch.tensor(sigmas)[:, None]
-    steady = edge_costs(3 * at, torch.full_like(at, 3.0), sigmas)
+    times = [1 - i / 8 for i in range(8)]
+    at = torch.tensor(times)[:, None]
+    steady = edge_costs(3 * at, torch.full_like(at, 3.0), times)
     assert steady.shape == (len(SPANS), 8, 8)
     assert float(steady[0, 0, 1:].max()) == pytest.approx(0.0, abs=1e-6)
     assert math.isinf(steady[3, 1, 5])  # four calls back from call 1 there is none
-    # Euler steps along a velocity of 6 sigma, as a sampler takes them.
-    velocities, x = 6 * at, [torch.zeros(1)]
+    # Euler steps along a velocity of 6 t, as a sampler takes them.
+    velocities, z = 6 * at, [torch.zeros(1)]
     for i in range(7):
-        x.append(x[-1] + (sigmas[i + 1] - sigmas[i]) * velocities[i])
-    costs = edge_costs(torch.stack(x), velocities, sigmas)
+        z.append(z[-1] + (times[i + 1] - times[i]) * velocities[i])
+    costs = edge_costs(torch.stack(z), velocities, times)
     assert float(costs[:, 2, 3].min()) == 0.0
     assert costs[0, 2, 4] < costs[0, 2, 6]
     # Plain reuse from call 2 to call 4: the second of two steps has 6/8 too much, 3/8 on the mean.
@@ -623,13 +623,39 @@ def test_calibration_sees_other_samples_than_those_that_are_scored(tiny):
     assert calibration.trace(tiny, case) is traced
     assert traced.n_calls == 6
     assert traced.features.shape[0] == traced.latents.shape[0] == 6
-    # Euler's steps are taken along the derivatives, to the latents that the uncached run ends in.
-    sigmas = torch.tensor([*traced.sigmas, 0.0])[:, None]
-    steps = traced.latents + (sigmas[1:] - sigmas[:-1]) * traced.derivatives
+    # Euler's steps are taken along the velocities, to the latents that the uncached run ends in.
+    times = torch.tensor([*traced.times, 0.0])[:, None]
+    steps = traced.latents + (times[1:] - times[:-1]) * traced.velocities
     assert torch.allclose(steps[:-1], traced.latents[1:], atol=1e-4)
     uncached = Uncached().run(tiny, case, others).latents
     ended = tiny.patcher.model.process_latent_out(steps[-1].view_as(uncached))
     assert torch.allclose(ended, uncached, atol=1e-3)
+
+
+def test_a_model_that_predicts_noise_is_a_flow_in_other_coordinates(comfy):
+    """Euler's step along dx/dsigma, and along dz/dt, from sigma 3 to sigma 1.5."""
+    import comfy.model_sampling
+
+    from methods.calibration import Mixture
+
+    class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+        pass
+
+    sampling = Sampling()
+    x, denoised = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.25]])
+    before, after = (Mixture.at(sampling, torch.tensor([sigma])) for sigma in (3.0, 1.5))
+    z = before.latent(x)
+    velocity = before.velocity(z, denoised)
+    assert torch.allclose(before.denoised(z, velocity), denoised)
+    stepped = x + (1.5 - 3.0) * (x - denoised) / 3.0
+    assert torch.allclose(z + (after.t - before.t) * velocity, after.latent(stepped))
+
+    class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+        pass
+
+    flow = Mixture.at(Flow(), torch.tensor([0.25]))
+    assert flow.t == pytest.approx(0.25)
+    assert torch.allclose(flow.latent(x), x)
 
 
 def test_every_setting_has_a_place_of_its_own_in_the_table():

@@ -29,18 +29,51 @@ ELEMENTS = 1 << 15
 class Trace:
     """What each of the N calls of the uncached runs was given and made.
 
-    features: (N, E) of the last block's output. latents, derivatives: (N, L) of what the sampler gave, x, and of
-    dx/dsigma = (x - denoised) / sigma. sigmas: N of them; some samplers call twice at one.
+    features: (N, E) of the last block's output. latents, velocities: (N, L) of a `Mixture`'s z and dz/dt. times: t of
+    each call; some samplers call twice at one.
     """
 
     features: Tensor
     latents: Tensor
-    derivatives: Tensor
-    sigmas: tuple[float, ...]
+    velocities: Tensor
+    times: tuple[float, ...]
 
     @property
     def n_calls(self) -> int:
-        return len(self.sigmas)
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A call's latent x = signal * picture + noise * n in flow matching's coordinates: z = (1 - t) picture + t n.
+
+    They are a flow-matching model's own; Euler's steps along dz/dt are Euler's steps along dx/dsigma for any other.
+    """
+
+    signal: float
+    noise: float
+
+    @classmethod
+    def at(cls, model_sampling: Any, sigma: Tensor) -> Mixture:
+        """Asks the model's own sampling (comfy/model_sampling.py) with numbers; sigma is (B,), all the same."""
+        at, zero, one = sigma.flatten()[:1].float().cpu(), torch.zeros(1), torch.ones(1)
+        return cls(
+            float(model_sampling.noise_scaling(at, zero, one)), float(model_sampling.noise_scaling(at, one, zero))
+        )
+
+    @property
+    def t(self) -> float:
+        return self.noise / (self.signal + self.noise)
+
+    def latent(self, x: Tensor) -> Tensor:
+        return x / (self.signal + self.noise)
+
+    def velocity(self, z: Tensor, denoised: Tensor) -> Tensor:
+        """n - picture, as the model's answer has it."""
+        return (z - denoised) / self.t
+
+    def denoised(self, z: Tensor, velocity: Tensor) -> Tensor:
+        return z - self.t * velocity
 
 
 _TRACES: dict[tuple[str, str, Case], Trace] = {}
@@ -76,9 +109,9 @@ def _traced(subject: Subject, case: Case) -> Trace:
     patched, _ = forecasting.attach(subject.patcher, "last", lambda: Planned(()), n_calls=0, make_memory=remember)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "benchmark_trace", calls.note)
     sample(patched, subject, case, others(subject))
-    latents, derivatives = calls.rows()
+    latents, velocities = calls.rows()
     features = torch.cat([recording.rows() for recording in kept], dim=1)
-    return Trace(features, latents, derivatives, tuple(calls.sigmas))
+    return Trace(features, latents, velocities, tuple(calls.times))
 
 
 class Recording:
@@ -111,26 +144,27 @@ class Recording:
 
 @dataclass
 class _Calls:
-    """x, sigma and derivative of every call, conditioning by conditioning."""
+    """Time, latent and velocity of every call, conditioning by conditioning."""
 
-    sigmas: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     streams: dict[Any, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
 
     def note(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         denoised = executor(*args, **kwargs)
         key = attachment.stream_of(attachment.transformer_options(args, kwargs))
-        x, sigma = args[0].float(), float(args[1].flatten()[0])
-        latents, derivatives = self.streams.setdefault(key, ([], []))
-        if len(latents) == len(self.sigmas):
-            self.sigmas.append(sigma)
-        latents.append(x.flatten().cpu())
-        derivatives.append(((x - denoised.float()) / sigma).flatten().cpu())
+        mixture = Mixture.at(executor.class_obj.model_sampling, args[1])
+        z = mixture.latent(args[0].float())
+        latents, velocities = self.streams.setdefault(key, ([], []))
+        if len(latents) == len(self.times):
+            self.times.append(mixture.t)
+        latents.append(z.flatten().cpu())
+        velocities.append(mixture.velocity(z, denoised.float()).flatten().cpu())
         return denoised
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """(N, L) each."""
-        latents, derivatives = zip(*self.streams.values(), strict=True)
-        return _joined(latents), _joined(derivatives)
+        latents, velocities = zip(*self.streams.values(), strict=True)
+        return _joined(latents), _joined(velocities)
 
 
 def _joined(streams: Sequence[list[Tensor]]) -> Tensor:

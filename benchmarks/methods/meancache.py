@@ -1,9 +1,9 @@
 """MeanCache: "From Instantaneous to Average Velocity for Accelerating Flow Matching Inference", arXiv 2601.19961.
 
-Nothing of the network is cached but what it was given and what it made: latents x and velocities v = dx/dsigma. Between
-full calls the average velocity over the coming step, from sigma to sigma', is v + (sigma' - sigma) JVP, and the
-Jacobian-vector product is read off the way that the latent took over the last K calls, from x_r to x:
-JVP = ((x - x_r) / (sigma - sigma_r) - v_r) / (sigma - sigma_r). K = 1 repeats the last velocity.
+Nothing of the network is cached but what it was given and what it made: latents z and velocities v = dz/dt. Between
+full calls the average velocity over the coming step, from t to s, is v + (s - t) JVP, and the Jacobian-vector product
+is read off the way that the latent took over the last K calls, from z_r to z: JVP = ((z - z_r) / (t - r) - v_r) /
+(t - r). K = 1 repeats the last velocity.
 
 Full calls and K come from a graph, by the paper's peak-suppressed shortest path: an edge from call t to call s costs
 the mean absolute error of the average velocity from t to s on calibration runs, for the K that does best (a
@@ -13,8 +13,8 @@ Calibrated on four other samples, the paper on 250; not counted as cost.
 As in the released code (UnicomAI/MeanCache): between two full calls the velocity is carried on step by step, predicted
 velocities and the latents that they led to count among the last K calls, and the first and the last call are computed.
 The code that found its schedules is not released. Different here: an edge costs what that very code would be wrong by,
-walked along it. Velocities are those of the sampler's latent, (x - denoised) / sigma, so that models that predict noise
-are served too, and of each conditioning for itself; by their linearity that is the guided velocity which the code
+walked along it. The latents of models that predict noise are taken into flow matching's coordinates, which the paper
+does not do. Velocities are each conditioning's own; by their linearity that is the guided velocity which the code
 caches. Where a sampler adds noise, the way of the latent is no velocity: such cases are left out.
 """
 
@@ -34,7 +34,7 @@ from measure.subjects import Subject
 
 from .attachment import RunLog, attach_run, run_of, stream_of, transformer_options
 from .base import Method, Run, Setting
-from .calibration import Trace, key_of, trace
+from .calibration import Mixture, Trace, key_of, trace
 from .plans import calls_for
 
 GAMMA = 5.0
@@ -47,41 +47,41 @@ SHORT_SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
 
 @dataclass(frozen=True)
 class Schedule:
-    """calls: to compute. spans: K for each call of the run, of the edge that it lies on. sigmas: of each call."""
+    """calls: to compute. spans: K for each call of the run, of the edge that it lies on. times: of each call."""
 
     calls: tuple[int, ...]
     spans: tuple[int, ...]
-    sigmas: tuple[float, ...]
+    times: tuple[float, ...]
 
 
-def edge_costs(latents: Tensor, velocities: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """(N, L) of N calls -> (len(SPANS), N, N): the mean absolute error of the average velocity from call t to call s,
-    for each span; infinite where s is not after t or the span reaches before the first call. A step to the next call
+def edge_costs(latents: Tensor, velocities: Tensor, times: Sequence[float]) -> Tensor:
+    """(N, L) of N calls -> (len(SPANS), N, N): the mean absolute error of the average velocity from call i to call j,
+    for each span; infinite where j is not after i or the span reaches before the first call. A step to the next call
     costs nothing."""
     n = len(latents)
     costs = torch.full((len(SPANS), n, n), torch.inf, dtype=torch.float64)
-    for t in range(n - 1):
-        for i, span in enumerate(SPANS):
-            if span > t + 1:
+    for i in range(n - 1):
+        for which, span in enumerate(SPANS):
+            if span > i + 1:
                 continue
             way = Way()
-            for past in range(max(0, t + 1 - span), t + 1):
-                way.keep(latents[past], sigmas[past], velocities[past])
-            x, costs[i, t, t + 1] = latents[t] + (sigmas[t + 1] - sigmas[t]) * velocities[t], 0.0
-            for s in range(t + 2, n):
-                sigma, sigma_next = sigmas[s - 1], sigmas[s]
-                velocity = way.estimate(x, sigma, sigma_next, span)
-                way.keep(x, sigma, velocity)
-                x = x + (sigma_next - sigma) * velocity
-                if sigma_next != sigmas[t]:
-                    costs[i, t, s] = float((x - latents[s]).abs().mean()) / abs(sigma_next - sigmas[t])
+            for past in range(i + 1 - span, i + 1):
+                way.keep(latents[past], times[past], velocities[past])
+            z, costs[which, i, i + 1] = latents[i] + (times[i + 1] - times[i]) * velocities[i], 0.0
+            for j in range(i + 2, n):
+                t, s = times[j - 1], times[j]
+                velocity = way.estimate(z, t, s, span)
+                way.keep(z, t, velocity)
+                z = z + (s - t) * velocity
+                if s != times[i]:
+                    costs[which, i, j] = float((z - latents[j]).abs().mean()) / abs(s - times[i])
     return costs
 
 
 @dataclass(frozen=True)
 class _Moment:
-    x: Tensor
-    sigma: float
+    z: Tensor
+    t: float
     velocity: Tensor
 
 
@@ -91,16 +91,16 @@ class Way:
     def __init__(self) -> None:
         self.past: deque[_Moment] = deque(maxlen=max(SPANS))
 
-    def keep(self, x: Tensor, sigma: float, velocity: Tensor) -> None:
-        self.past.append(_Moment(x, sigma, velocity))
+    def keep(self, z: Tensor, t: float, velocity: Tensor) -> None:
+        self.past.append(_Moment(z, t, velocity))
 
-    def estimate(self, x: Tensor, sigma: float, sigma_next: float, span: int) -> Tensor:
-        """The average velocity from here, x at sigma, to `sigma_next`."""
+    def estimate(self, z: Tensor, t: float, s: float, span: int) -> Tensor:
+        """The average velocity from here, z at t, to s."""
         newest, r = self.past[-1], self.past[-min(span, len(self.past))]
-        if r is newest or r.sigma == sigma:
+        if r is newest or r.t == t:
             return newest.velocity
-        jvp = ((x - r.x) / (sigma - r.sigma) - r.velocity) / (sigma - r.sigma)
-        return newest.velocity + (sigma_next - sigma) * jvp
+        jvp = ((z - r.z) / (t - r.t) - r.velocity) / (t - r.t)
+        return newest.velocity + (s - t) * jvp
 
 
 def cheapest_path(costs: Tensor, k: int) -> tuple[int, ...]:
@@ -127,9 +127,9 @@ def schedule_of(traced: Trace, costs: Tensor, k: int) -> Schedule:
     cheapest, which = costs.min(dim=0)
     calls = cheapest_path(cheapest**GAMMA, k)
     spans = [1] * traced.n_calls
-    for t, s in itertools.pairwise(calls):
-        spans[t:s] = [SPANS[int(which[t, s])]] * (s - t)
-    return Schedule(calls, tuple(spans), traced.sigmas)
+    for i, j in itertools.pairwise(calls):
+        spans[i:j] = [SPANS[int(which[i, j])]] * (j - i)
+    return Schedule(calls, tuple(spans), traced.times)
 
 
 _COSTS: dict[object, Tensor] = {}
@@ -138,12 +138,12 @@ _COSTS: dict[object, Tensor] = {}
 def schedule_for(subject: Subject, case: Case, k: int) -> Schedule:
     traced, key = trace(subject, case), key_of(subject, case)
     if key not in _COSTS:
-        _COSTS[key] = edge_costs(traced.latents, traced.derivatives, traced.sigmas)
+        _COSTS[key] = edge_costs(traced.latents, traced.velocities, traced.times)
     return schedule_of(traced, _COSTS[key], k)
 
 
 class _VelocityRun:
-    """Answers in the place of `apply_model`: x, sigma -> denoised."""
+    """Answers in the place of `apply_model`."""
 
     def __init__(self, schedule: Schedule, log: RunLog) -> None:
         self._schedule = schedule
@@ -154,19 +154,19 @@ class _VelocityRun:
     def apply(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         key = stream_of(transformer_options(args, kwargs))
         way = self._streams.setdefault(key, Way())
-        x, sigma = args[0], float(args[1].flatten()[0])
-        call, sigmas = self._calls[key], self._schedule.sigmas
+        mixture = Mixture.at(executor.class_obj.model_sampling, args[1])
+        z, call, times = mixture.latent(args[0]), self._calls[key], self._schedule.times
         self._calls[key] += 1
-        if call in self._schedule.calls or call + 1 >= len(sigmas):
+        if call in self._schedule.calls or call + 1 >= len(times):
             self._log.decisions.append("full")
             denoised = executor(*args, **kwargs)
-            velocity = (x - denoised) / sigma
+            velocity = mixture.velocity(z, denoised)
         else:
             self._log.decisions.append("forecast")
-            velocity = way.estimate(x, sigma, sigmas[call + 1], self._schedule.spans[call])
-            denoised = x - sigma * velocity
-        way.keep(x.clone(), sigma, velocity)
-        held = sum(2 * m.x.numel() * m.x.element_size() for w in self._streams.values() for m in w.past)
+            velocity = way.estimate(z, mixture.t, times[call + 1], self._schedule.spans[call])
+            denoised = mixture.denoised(z, velocity)
+        way.keep(z, mixture.t, velocity)
+        held = sum(2 * m.z.numel() * m.z.element_size() for w in self._streams.values() for m in w.past)
         self._log.cache_bytes = max(self._log.cache_bytes, held)
         return denoised
 

@@ -30,12 +30,13 @@ from speca.adapters.base import Anatomy, exchanged_forward
 
 from .attachment import NetworkRun, RunLog, attach_run, run_of, stream_of
 from .base import Method, Run, Setting
-from .calibration import key_of, others
+from .calibration import Mixture, key_of, others
 from .forecasting import Combined
 from .levels import Features, StackResiduals, blocks_of
 from .plans import calls_for
 
 BETA_OF_PICTURES, BETA_OF_CLIPS = 2.0, 3.0
+LEAST_SHARE = 1e-6
 LEAST_CALLS = 3
 CALIBRATION_SAMPLES = 2
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
@@ -154,7 +155,8 @@ class _SeaRun(NetworkRun):
         self._network: Any = None
 
     def apply(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        self._shares = shares_of(executor.class_obj.model_sampling, args[1])
+        mixture = Mixture.at(executor.class_obj.model_sampling, args[1])
+        self._shares = max(mixture.signal, LEAST_SHARE), max(mixture.noise, LEAST_SHARE)
         self._network = executor.class_obj.diffusion_model
         return super().apply(executor, *args, **kwargs)
 
@@ -197,13 +199,6 @@ class _SeaRun(NetworkRun):
         stream.seen = new
         self._distances.append(moved)
         return stream.rule.computes(call, self._n_calls, moved)
-
-
-def shares_of(model_sampling: Any, sigma: Tensor) -> tuple[float, float]:
-    """How much signal and noise there is in a latent at `sigma`, by the model's own sampling."""
-    at, zero, one = sigma.flatten()[:1].float().cpu(), torch.zeros(1), torch.ones(1)
-    a, b = float(model_sampling.noise_scaling(at, zero, one)), float(model_sampling.noise_scaling(at, one, zero))
-    return max(a, 1e-6), max(b, 1e-6)
 
 
 def threshold_for(distances: Sequence[Sequence[float]], k: float) -> float:

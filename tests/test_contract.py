@@ -336,7 +336,7 @@ class TestContract:
         # The third run of the block is the first speculated call's, the fourth that call's in full.
         for run, error, status in (
             (2, RuntimeError("a broken block"), "failed"),
-            (3, RuntimeError("a broken block"), "failed"),
+            (4, RuntimeError("a broken block"), "failed"),
             (3, torch.OutOfMemoryError("no memory left"), "failed"),
             (4, comfy.model_management.InterruptProcessingException(), "interrupted"),
             (5, comfy.model_management.InterruptProcessingException(), "interrupted"),

@@ -54,6 +54,8 @@ class BoundNetwork:
         x = args[0]
         self.device = (x[0] if isinstance(x, (list, tuple)) else x).device
         self._output_type: type | None = None
+        self.fault: Exception | None = None
+        """What the network raised when it was run in full: its own affair, as without SpeCa."""
 
     def full(self, rows: Sequence[int] | None, keep_features: bool, keep_embedded: bool = False) -> Exact:
         first_stage, first = self._anatomy.skipped[0]
@@ -166,7 +168,11 @@ class BoundNetwork:
             if rows is not None and isinstance(sigmas, Tensor) and sigmas.ndim and sigmas.shape[0] > 1:
                 options["sigmas"] = sigmas[sorted({row % sigmas.shape[0] for row in rows})]
             kwargs = {**kwargs, "transformer_options": options}
-        output = (self._forwards.skipping if skipping else self._forwards.full)(*args, **kwargs)
+        try:
+            output = (self._forwards.skipping if skipping else self._forwards.full)(*args, **kwargs)
+        except Exception as error:
+            self.fault = None if skipping else error
+            raise
         if isinstance(output, Tensor):
             return (output,)
         self._output_type = type(output)

@@ -33,6 +33,14 @@ JUMPS = (
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
+class NetworkFaultError(Exception):
+    """Around what the network raised where it was run in full, which is not SpeCa's to mend."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Run:
     """Lies in `transformer_options` for one sampling run: turns the network's calls into the session's."""
 
@@ -102,11 +110,13 @@ class Run:
         try:
             with self._freeing():
                 return self._forward(model, latent, anatomy, forwards, args, kwargs)
+        except NetworkFaultError as fault:
+            raise fault.error from None
         except (comfy.model_management.InterruptProcessingException, *OUT_OF_MEMORY):
             raise
         except Exception as error:
             failure = error
-        output = forwards.full(*args, **kwargs)  # a fault of the network's own is raised here, as without SpeCa
+        output = forwards.full(*args, **kwargs)
         self._failed(failure)
         return output
 
@@ -144,7 +154,12 @@ class Run:
         follow = call.latent is not None and not self.path.follows(call.latent.x)
         if follow:
             self._look_for_jumps(call)
-        output = self.session.evaluate(call, network)
+        try:
+            output = self.session.evaluate(call, network)
+        except Exception as error:
+            if error is network.fault:
+                raise NetworkFaultError(error) from None
+            raise
         if follow:
             self._remember(call, output)
         return network.restore(output)

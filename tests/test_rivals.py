@@ -194,6 +194,9 @@ def test_average_velocity_is_carried_on_as_the_way_behind_it_tells():
     # Half the slope of the velocity is 3; it is carried on from the newest velocity, as the released code does.
     assert way.estimate(here, 0.6, 0.5, span=2).item() == pytest.approx((2 + 6 * 0.8) + (0.5 - 0.6) * 3, abs=1e-4)
     assert way.estimate(here, 0.6, 0.5, span=1).item() == pytest.approx(2 + 6 * 0.8)
+    way.keep(here, 0.8, torch.tensor([7.0]))
+    assert [moment.t for moment in way.past] == [1.0, 0.8]
+    assert way.estimate(here, 0.6, 0.5, span=1).item() == 7.0
 
 
 def test_edges_over_a_steady_velocity_cost_nothing_and_long_ones_over_a_changing_one_more():

@@ -15,7 +15,8 @@ velocities and the latents that they led to count among the last K calls, and th
 The code that found its schedules is not released. Different here: an edge costs what that very code would be wrong by,
 walked along it. The latents of models that predict noise are taken into flow matching's coordinates, which the paper
 does not do. Velocities are each conditioning's own; by their linearity that is the guided velocity which the code
-caches. Where a sampler adds noise, the way of the latent is no velocity: such cases are left out.
+caches. The paper knows Euler's steps alone: where a sampler calls twice a step, every call counts as one, and of two at
+one time the newer. Where it adds noise, the way of the latent is no velocity: such cases are left out.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class Way:
         self.past: deque[_Moment] = deque(maxlen=max(SPANS))
 
     def keep(self, z: Tensor, t: float, velocity: Tensor) -> None:
+        if self.past and self.past[-1].t == t:
+            self.past.pop()  # of two calls at one time (heun) the newer counts
         self.past.append(_Moment(z, t, velocity))
 
     def estimate(self, z: Tensor, t: float, s: float, span: int) -> Tensor:

@@ -59,6 +59,15 @@ def test_what_differs_does(one, other):
     assert likeness(one) != likeness(other)
 
 
+def test_a_function_that_takes_notes_stays_the_same():
+    notes: list[int] = []
+    patch = closing_over(notes)
+    before = likeness(patch)
+    notes.append(1)
+    assert likeness(patch) == before
+    assert likeness(closing_over([1])) != before
+
+
 def test_an_object_keeps_its_id_while_a_key_holds_it():
     keys = {likeness(object()) for _ in range(50)}
     assert len(keys) == 50

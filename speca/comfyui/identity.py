@@ -12,7 +12,7 @@ import functools
 import threading
 import types
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -49,8 +49,9 @@ def likeness(value: Any, depth: int = DEPTH) -> Hashable:
     """Equal for values that make a network compute the same.
 
     Plain values and containers by content; functions by their code and what they are bound to and close over, for many
-    are made anew at each call; other objects by identity. Tensors are made anew at each call from the conditioning,
-    which has a key of its own: by their shape without the batch's, and so without any copy from the device.
+    are made anew at each call; other objects, and the notebooks of functions, by identity. Tensors are made anew at
+    each call from the conditioning, which has a key of its own: by their shape without the batch's, and so without any
+    copy from the device.
     """
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return type(value), value
@@ -70,16 +71,18 @@ def likeness(value: Any, depth: int = DEPTH) -> Hashable:
     if isinstance(value, types.MethodType):
         return "method", inside(value.__func__), Same(value.__self__)
     if isinstance(value, types.FunctionType):
-        held = [_content(cell) for cell in value.__closure__ or ()]
-        return "function", value.__code__, inside(value.__defaults__), tuple(map(inside, held))
+        held = tuple(_held(cell, inside) for cell in value.__closure__ or ())
+        return "function", value.__code__, inside(value.__defaults__), held
     return Same(value)
 
 
-def _content(cell: types.CellType) -> Any:
+def _held(cell: types.CellType, inside: Callable[[Any], Hashable]) -> Hashable:
+    """A list, dict or set that a function closes over is its notebook: it may be written in at every call."""
     try:
-        return cell.cell_contents
+        content = cell.cell_contents
     except ValueError:  # not filled yet
         return None
+    return Same(content) if isinstance(content, (list, dict, set)) else inside(content)
 
 
 def function_of(options: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Hashable:

@@ -312,6 +312,9 @@ class _Motion(torch.nn.Module):
 
 def _shrink(network: Any) -> None:
     """Make small what a configuration cannot: encoders of the conditioning, and networks of one size."""
+    if type(network).__name__ == "NaDiT":  # SeedVR2's own prompts, which its checkpoint fills
+        network.positive_conditioning.zero_()
+        network.negative_conditioning.zero_()
     if type(network).__name__ == "MiniMaxMusic3DiT":
         _shrink_music(network)
     if hasattr(network, "motion_encoder"):

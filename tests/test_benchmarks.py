@@ -481,17 +481,37 @@ def test_a_table_of_correlations_leaves_open_what_was_not_measured():
 
 
 def test_what_one_wrong_call_costs_is_measured_call_by_call(tiny):
-    """A run for each call from the third on; a step ends where the next begins, the last one at 0."""
+    """Of both kinds, from the first call on; a step ends where the next call begins, the last one at 0."""
     from measure.sampling import Case
     from studies import sensitivity
 
-    measured = sensitivity.costs(tiny, Case(6), n_samples=2)
-    assert [cost.call for cost in measured] == [2, 3, 4, 5]
-    assert all(cost.error > 0 and cost.final > 0 for cost in measured)
-    assert [cost.step for cost in measured[:-1]] == [
-        pytest.approx(a.sigma - b.sigma) for a, b in itertools.pairwise(measured)
-    ]
-    assert measured[-1].step == measured[-1].sigma
+    by_kind = sensitivity.costs(tiny, Case(6), n_samples=2)
+    assert set(by_kind) == {"moving", "smooth"}
+    for measured in by_kind.values():
+        assert [cost.call for cost in measured] == [0, 1, 2, 3, 4, 5]
+        assert all(cost.final > 0 for cost in measured)
+        assert [cost.step for cost in measured[:-1]] == [
+            pytest.approx(a.sigma - b.sigma) for a, b in itertools.pairwise(measured)
+        ]
+        assert measured[-1].step == measured[-1].sigma
+    assert [c.final for c in by_kind["moving"]] != [c.final for c in by_kind["smooth"]]
+
+
+def test_the_error_of_one_call_is_as_long_as_is_said(tiny):
+    """At the last call, whose output goes straight into the picture: final error = error * step / sigma * gain."""
+    from measure.sampling import Case
+    from studies import sensitivity
+
+    for measured in sensitivity.costs(tiny, Case(4), n_samples=1).values():
+        assert 0.2 * sensitivity.SIZE < measured[-1].final < 5 * sensitivity.SIZE
+
+
+def test_picture_noise_has_more_of_what_is_coarse():
+    from studies import sensitivity
+
+    noise = sensitivity.picture_noise((2, 3, 32, 32), torch.Generator().manual_seed(0))
+    power = torch.fft.fft2(noise).abs().square().mean(dim=(0, 1))
+    assert power[0, 1] > 10 * power[0, 8] > 0
 
 
 def test_costs_that_follow_the_formula_do_not_scatter(tiny):
@@ -501,7 +521,7 @@ def test_costs_that_follow_the_formula_do_not_scatter(tiny):
     sigmas = [0.9, 0.7, 0.5, 0.3, 0.0]
     path = SamplingPath(tiny.patcher.model.model_sampling, sigmas)
     followed = [
-        sensitivity.Cost(i, a, a - b, error=0.02, final=0.02 * 5.0 * path.level(a).final_error(a - b, 3.0))
+        sensitivity.Cost(i, a, a - b, final=5.0 * path.level(a).final_error(a - b, 3.0))
         for i, (a, b) in enumerate(itertools.pairwise(sigmas))
     ]
     assert sensitivity.scatter(tiny, followed, 3.0) == pytest.approx(0.0, abs=1e-9)

@@ -119,6 +119,18 @@ def build(comfy):
 
 
 @specs
+def test_a_network_is_wide_enough_for_the_noise_in_a_patch(name):
+    """Noise has no structure: what predicts it needs as many numbers for a patch as the patch has pixels and channels,
+    or noise stays in every picture."""
+    unet = ZOO[name].unet
+    patch = unet.get("patch_size", unet.get("patch_spatial", 2))
+    height, width = (patch, patch) if isinstance(patch, int) else patch[-2:]
+    wide = unet.get("hidden_size") or unet.get("dim") or unet.get("model_channels")
+    wide = wide or unet["attention_head_dim"] * unet["num_attention_heads"]
+    assert ZOO[name].channels * height * width < wide
+
+
+@specs
 def test_latents_are_the_pictures_folded(build, name):
     spec = ZOO[name]
     shape = (2, 3, spec.frames, spec.size, spec.size) if spec.frames else (2, 3, spec.size, spec.size)

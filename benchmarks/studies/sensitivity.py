@@ -1,11 +1,15 @@
-"""What does an error cost? One forecast at a single call of a run, and the error of the final picture it causes.
+"""What does an error cost? One wrong output in a run, and the error of the final picture that it causes.
 
-    python dev.py study sensitivity [--models flux,dit,hunyuan_video] [--steps 28] [--samples 4]
+    python dev.py study sensitivity [--models flux-photographs,dit-clipart] [--steps 28] [--samples 4]
 
-Every call but one is computed; that one returns an output forecast from computed ones two calls apart. The ratio of the
-final latent's relative error to the relative error of that output is what an error at that noise level costs. It is
+Every call is computed; to one call's output an error of 3 % of its length is added, of one of two kinds:
+
+- *moving*: in the direction in which the output was moving, which is where a forecast goes wrong;
+- *smooth*: noise with the spectrum of pictures (1/f^1.5 in amplitude), in no direction that the model knows.
+
+The ratio of the final latent's relative error to that of the output is what an error at that noise level costs. It is
 held against `speca.schedule.NoiseLevel.final_error`, which weighs errors in SpeCa, for several values of its one
-constant, `DECIDED_AT`: the best is the one for which measured over computed varies least from call to call.
+constant, `decided_at`: the best is the one for which measured over computed varies least from call to call.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,89 +26,137 @@ from typing import Any
 from measure import environment
 
 KEY = "benchmark_one_wrong_call"
-CANDIDATES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 1e6)
+KINDS = ("moving", "smooth")
+SIZE = 0.03
+CANDIDATES = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 1e6)
 NEVER_UNDONE = 1e6
 
 
 @dataclass(frozen=True)
 class Cost:
-    """call: its number. error: of the forecast output, relative; final: of the final latent, relative."""
+    """call: its number. step: by how much sigma falls after it. final: relative error of the final latent."""
 
     call: int
     sigma: float
     step: float
-    error: float
     final: float
 
     @property
     def ratio(self) -> float:
-        return self.final / self.error
+        return self.final / SIZE
 
 
-class OneForecast:
-    """DIFFUSION_MODEL wrapper (comfy/ldm): computes every call, and returns a forecast at one of them."""
+class Recorder:
+    """DIFFUSION_MODEL wrapper: keeps the outputs and sigmas of a run."""
 
-    def __init__(self, model: Any, at: int) -> None:
-        self._model = model
-        self._at = at
-        self._seen: list[tuple[float, Any]] = []
-        self.error = 0.0
-        self.sigma = 0.0
+    def __init__(self) -> None:
+        self.outputs: list[Any] = []
+        self.sigmas: list[float] = []
 
     def __call__(self, executor: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        from measure.quality import relative_error
-        from speca.forecast import forecast_weights
-
         options = kwargs.get("transformer_options") or next(a for a in args if isinstance(a, dict) and "sigmas" in a)
-        sigma = options["sigmas"].flatten()[:1]
-        exact = executor(x, *args, **kwargs)
-        self._seen.append((float(self._model.model_sampling.timestep(sigma).float()), exact.clone()))
-        call = len(self._seen) - 1
-        if call != self._at:
-            return exact
-        anchors = [self._seen[i] for i in sorted({max(call - 6, 0), max(call - 4, 0), max(call - 2, 0)})]
-        times = [time for time, _ in anchors]
-        weights = forecast_weights("newton", times, self._seen[-1][0], 2, 3.0).weights
-        forecast = sum(w * output.float() for w, (_, output) in zip(weights, anchors, strict=True))
-        self.error = statistics.geometric_mean(relative_error(forecast, exact))
-        self.sigma = float(sigma)
-        return forecast.to(exact.dtype)
+        output = executor(x, *args, **kwargs)
+        self.outputs.append(output.clone())
+        self.sigmas.append(float(options["sigmas"].flatten()[0]))
+        return output
 
 
-def costs(subject: Any, case: Any, n_samples: int) -> list[Cost]:
-    """One run a call, from the third on."""
+class OneError:
+    """DIFFUSION_MODEL wrapper: adds `error`, (B, ...), to the output of the call numbered `at`."""
+
+    def __init__(self, at: int, error: Any) -> None:
+        self._at = at
+        self._error = error
+        self._call = -1
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        output = executor(*args, **kwargs)
+        self._call += 1
+        return output + self._error if self._call == self._at else output
+
+
+def directions(outputs: Sequence[Any]) -> dict[str, list[Any]]:
+    """For each kind, the direction of the error at each call."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    moving = [b - a for a, b in zip(outputs, outputs[1:], strict=False)]
+    return {
+        "moving": [moving[0], *moving],
+        "smooth": [picture_noise(output.shape, generator) for output in outputs],
+    }
+
+
+def picture_noise(shape: Sequence[int], generator: Any) -> Any:
+    """(B, C, ...) noise whose amplitude falls as 1/f^1.5 over the dimensions after the channels."""
+    import torch
+
+    sides = tuple(range(2, len(shape)))
+    squares = torch.zeros(tuple(shape[2:]))
+    for axis, side in enumerate(shape[2:]):
+        squares = squares + torch.fft.fftfreq(side).square().view([-1 if a == axis else 1 for a in range(len(sides))])
+    spectrum = torch.fft.fftn(torch.randn(tuple(shape), generator=generator), dim=sides)
+    return torch.fft.ifftn(spectrum / (squares.sqrt() + 1 / max(shape[2:])) ** 1.5, dim=sides).real
+
+
+def tried(n_calls: int) -> list[int]:
+    """The calls that are made wrong: all of the first and last, some between."""
+    return sorted({0, 1, 2, 3, *range(5, n_calls, 3), n_calls - 2, n_calls - 1})
+
+
+def costs(subject: Any, case: Any, n_samples: int) -> dict[str, list[Cost]]:
+    """By kind of error; one run for each call that is `tried`."""
     from comfy.patcher_extension import WrappersMP
 
     from measure.quality import relative_error
     from measure.sampling import batch_of, sample
-    from methods.fewer_steps import Uncached
 
     batch = batch_of(subject, n_samples, 100)
-    truth = Uncached().run(subject, case, batch).latents
-    found: list[tuple[int, float, float, float]] = []
-    for call in range(2, case.steps):
-        wrapper = OneForecast(subject.patcher.model, call)
+
+    def run(wrapper: Any) -> Any:
         patcher = subject.patcher.clone()
         patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
-        latents = sample(patcher, subject, case, batch).latents
-        found.append((call, wrapper.sigma, wrapper.error, statistics.geometric_mean(relative_error(latents, truth))))
-    ends = [sigma for _, sigma, _, _ in found[1:]] + [0.0]
-    return [Cost(call, s, s - end, error, final) for (call, s, error, final), end in zip(found, ends, strict=True)]
+        return sample(patcher, subject, case, batch).latents
+
+    recorder = Recorder()
+    truth = run(recorder)
+    ends = [*recorder.sigmas[1:], 0.0]
+    found: dict[str, list[Cost]] = {}
+    for kind, directed in directions(recorder.outputs).items():
+        for call in tried(len(directed)):
+            output, direction = recorder.outputs[call], directed[call]
+            length = [-1, *[1] * (output.ndim - 1)]
+            scale = output.flatten(1).norm(dim=1).view(length) / direction.flatten(1).norm(dim=1).view(length)
+            final = relative_error(run(OneError(call, SIZE * scale * direction)), truth)
+            sigma = recorder.sigmas[call]
+            found.setdefault(kind, []).append(
+                Cost(call, sigma, sigma - ends[call], statistics.geometric_mean(final))
+            )
+    return found
 
 
-def scatter(subject: Any, measured: list[Cost], decided_at: float) -> float:
-    """The standard deviation of log(measured / computed) over the calls, were `DECIDED_AT` this."""
+def scatter(subject: Any, measured: Sequence[Cost], decided_at: float) -> float:
+    """The standard deviation of log(measured / computed) over the calls, were `decided_at` this."""
     from speca.path import SamplingPath
 
-    path = SamplingPath(subject.patcher.model.model_sampling, [cost.sigma for cost in measured] + [0.0])
+    path = SamplingPath(subject.patcher.model.model_sampling, [*(cost.sigma for cost in measured), 0.0])
+    levels = [(cost, path.level(cost.sigma)) for cost in measured]
     return statistics.pstdev(
-        math.log(cost.ratio / path.level(cost.sigma).final_error(cost.step, decided_at)) for cost in measured
+        math.log(cost.ratio / level.final_error(cost.step, decided_at)) for cost, level in levels if level is not None
     )
+
+
+def _header() -> list[str]:
+    names = ["never" if c == NEVER_UNDONE else f"{c:g}" for c in CANDIDATES]
+    return [
+        "| model | error | equal | " + " | ".join(names) + " |",
+        "| --- | --- | --- |" + " --- |" * len(CANDIDATES),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="flux,dit,hunyuan_video")
+    parser.add_argument("--models", help="default: all that are there")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--scheduler", default="simple")
@@ -113,40 +166,34 @@ def main() -> None:
 
     environment.prepare()
     from measure.sampling import Case
-    from measure.subjects import load
+    from measure.subjects import load, trained
 
     record: dict[str, Any] = {"versions": environment.versions(), "models": {}}
     lines = [
-        "Scatter of what an error costs (standard deviation of log(measured / computed), over calls), by `DECIDED_AT`;",
-        f"{options.steps} steps, {options.sampler}, {options.scheduler}, {options.samples} samples. *Equal*: every "
-        "call weighs the same. *Never*: nothing is undone.",
+        "Scatter of what an error costs (standard deviation of log(measured / computed), over calls), by `decided_at`;",
+        f"{options.steps} steps, {options.sampler}, {options.scheduler}, {options.samples} samples. *Moving*: an error "
+        "where the output was moving; *smooth*:",
+        "noise with a picture's spectrum. *Equal*: every call weighs the same. *Never*: nothing is undone.",
         "",
-        "| | equal | " + " | ".join("never" if c == NEVER_UNDONE else f"{c:g}" for c in CANDIDATES) + " |",
-        "| --- |" + " --- |" * (len(CANDIDATES) + 1),
+        *_header(),
     ]
-    for name in options.models.split(","):
+    for name in options.models.split(",") if options.models else trained():
         subject = load(name)
         case = Case(options.steps, options.sampler, options.scheduler)
-        measured = costs(subject, case, options.samples)
-        print(f"{name}, {case.key}")
-        for cost in measured:
-            print(
-                f"  call {cost.call:2d} sigma {cost.sigma:8.3f} error {cost.error:.4f} final {cost.final:.5f}",
-                flush=True,
-            )
-        equal = statistics.pstdev([math.log(cost.ratio) for cost in measured])
-        spreads = {c: scatter(subject, measured, c) for c in CANDIDATES}
-        best = min(spreads, key=spreads.__getitem__)
-        cells = [f"**{v:.2f}**" if c == best else f"{v:.2f}" for c, v in spreads.items()]
-        lines.append(f"| {name} | {equal:.2f} | " + " | ".join(cells) + " |")
-        record["models"][name] = {
-            "case": case.key,
-            "samples": options.samples,
-            "weights": subject.weights,
-            "calls": [vars(cost) for cost in measured],
-            "equal": equal,
-            "scatter": {f"{c:g}": v for c, v in spreads.items()},
-        }
+        by_kind = costs(subject, case, options.samples)
+        record["models"][name] = {"case": case.key, "samples": options.samples, "weights": subject.weights}
+        for kind, measured in by_kind.items():
+            equal = statistics.pstdev([math.log(cost.ratio) for cost in measured])
+            spreads = {c: scatter(subject, measured, c) for c in CANDIDATES}
+            best = min(spreads, key=spreads.__getitem__)
+            cells = [f"**{v:.2f}**" if c == best else f"{v:.2f}" for c, v in spreads.items()]
+            lines.append(f"| {name} | {kind} | {equal:.2f} | " + " | ".join(cells) + " |")
+            print(lines[-1], flush=True)
+            record["models"][name][kind] = {
+                "calls": [vars(cost) for cost in measured],
+                "equal": equal,
+                "scatter": {f"{c:g}": v for c, v in spreads.items()},
+            }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "sensitivity.json").write_text(json.dumps(record, indent=1) + "\n")
     (options.out / "sensitivity.md").write_text("\n".join(lines) + "\n")

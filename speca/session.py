@@ -23,6 +23,7 @@ from .policy import decide_all, needs_anchor
 from .stream import Place, Stream, Streams
 from .tally import Tally
 from .verify import judge, row_errors, threshold_at
+from .witness import Witness
 
 
 class Session:
@@ -30,6 +31,7 @@ class Session:
 
     place: moves a kept tensor to where anchors live.
     clock: seconds; must wait for the device, or times would say when work was queued, not when it was done.
+    witness: is shown every call, to find out how wrong its answer truly is.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class Session:
         listener: Listener | None = None,
         place: Place = lambda tensor: tensor,
         clock: Callable[[], float] = time.perf_counter,
+        witness: Witness | None = None,
     ) -> None:
         self.config = config
         self.streams = Streams(max(config.order + 1, ANCHORS_TO_FORECAST))
         self.tally = Tally(header, listener)
         self._place = place
         self._clock = clock
+        self._witness = witness
 
     def evaluate(self, call: Call, network: Network) -> Tensors:
         """The call's output, (B, ...) per tensor: accepted forecasts, and full computation for the other samples."""
@@ -76,7 +80,10 @@ class Session:
         output = join(parts, len(streams))
         for i, stream in enumerate(streams):
             stream.move_on(call, rows[i % call.n_samples], self.config.accumulate_error)
-        self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes)
+        record = self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes)
+        if self._witness is not None and accepted:
+            own = [stream.errors.added for stream in streams]
+            self._witness.see(record, call.n_samples, own, output, network)
         return output
 
     def _speculate(

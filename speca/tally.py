@@ -36,7 +36,7 @@ class Tally:
 
     def count(
         self, call: Call, rows: Mapping[int, Row], began: float, ended: float, full_seconds: float, cache_bytes: int
-    ) -> None:
+    ) -> CallRecord:
         """A call that is answered: what became of each sample, when, how much of it the full computation took, and
         what anchors take now."""
         with self._lock:
@@ -62,6 +62,7 @@ class Tally:
             self._outcomes[record.outcome] += 1
             totals = self.totals()
         self._tell("call_made", self.header, record, totals)
+        return record
 
     def totals(self) -> Totals:
         """Counts so far. A call counts as its dearest outcome: one rejected sample makes it a rejected call."""

@@ -11,7 +11,9 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import comfy.model_management
@@ -26,8 +28,9 @@ from ..config import SpeCaConfig
 from ..events import Listener, Origin, RunHeader, RunRecord, Status
 from ..path import SamplingPath
 from ..session import Session
+from ..witness import Witness
 from . import KEY
-from .compiled import Forwards, call_innermost, uncompiled
+from .compiled import Forwards, order_wrappers
 from .placement import Placement
 from .run import Run
 
@@ -38,6 +41,29 @@ RUNS_KEPT = 100
 
 # Wrappers of other caches, by the key they register under. Two caches on one model would forecast from forecasts.
 OTHER_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
+
+_aside: ContextVar[bool] = ContextVar("speca_aside", default=False)
+_witness: ContextVar[Witness | None] = ContextVar("speca_witness", default=None)
+
+
+@contextmanager
+def standing_aside() -> Iterator[None]:
+    """Runs that start in here, on this thread, are the model's own, whatever SpeCa is on it."""
+    unchanged = _aside.set(True)
+    try:
+        yield
+    finally:
+        _aside.reset(unchanged)
+
+
+@contextmanager
+def witnessed(witness: Witness | None) -> Iterator[None]:
+    """Runs that start in here, on this thread, are told their true errors by `witness`."""
+    unchanged = _witness.set(witness)
+    try:
+        yield
+    finally:
+        _witness.reset(unchanged)
 
 
 def attach(
@@ -90,6 +116,8 @@ class Attachment:
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: `args` start with noise, latent image, sampler, sigmas (`CFGGuider.sample`)."""
+        if _aside.get():
+            return executor(*args, **kwargs)
         guider = executor.class_obj
         unchanged = guider.model_options
         try:
@@ -120,8 +148,9 @@ class Attachment:
         path = SamplingPath(
             guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist(), self.config.decided_at
         )
-        run = options.setdefault("transformer_options", {})[KEY] = Run(session, path)
-        call_innermost(options["transformer_options"])
+        network = guider.model_patcher.model.diffusion_model
+        run = options.setdefault("transformer_options", {})[KEY] = Run(session, path, network)
+        order_wrappers(options["transformer_options"])
         return run, options
 
     def _end(self, run: Run, status: Status, result: Any) -> None:
@@ -158,7 +187,9 @@ class Attachment:
             origin=self._origin(),
             native=native,
         )
-        return Session(config, header, self._listener, Placement(self.config), _clock(device))
+        witness = _witness.get()
+        clock = clock_of(device) if witness is None else witness.run_clock
+        return Session(config, header, self._listener, Placement(self.config), clock, witness)
 
     def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
         wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
@@ -183,7 +214,7 @@ class Attachment:
         x, sigma = args[0], args[1]
         run.attempt(run.begin_round, x, sigma)
         denoised = executor(*args, **kwargs)
-        run.attempt(run.end_round, x, sigma, denoised)
+        run.attempt(run.end_round, x, sigma, denoised, options)
         return denoised
 
     def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -197,13 +228,15 @@ class Attachment:
         try:
             anatomy = run.anatomy_of(network)
         except NotThisArchitectureError as missing:
-            run.session.tally.go_native(str(missing))
+            run.go_native(str(missing))
             return executor(*args, **kwargs)
         with exchanged_forward(network, functools.partial(run.forward, model, args[0], anatomy, Forwards.of(network))):
             return executor(*args, **kwargs)
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Seconds that wait for the device."""
+
     def waiting() -> float:
         torch.cuda.synchronize(device)
         return time.perf_counter()

@@ -45,21 +45,30 @@ class Same:
         return id(self._of)
 
 
-def likeness(value: Any, depth: int = DEPTH) -> Hashable:
+def by_shape(tensor: Tensor) -> Hashable:
+    """Tensors are made anew at each call from the conditioning, which has a key of its own: by their shape without the
+    batch's, and so without any copy from the device."""
+    return "tensor", tensor.dtype, tuple(tensor.shape[1:])
+
+
+def likeness(
+    value: Any,
+    depth: int = DEPTH,
+    of_tensor: Callable[[Tensor], Hashable] = by_shape,
+    of_object: Callable[[Any], Hashable] = Same,
+) -> Hashable:
     """Equal for values that make a network compute the same.
 
     Plain values and containers by content; functions by their code and what they are bound to and close over, for many
-    are made anew at each call; other objects, and the notebooks of functions, by identity. Tensors are made anew at
-    each call from the conditioning, which has a key of its own: by their shape without the batch's, and so without any
-    copy from the device.
+    are made anew at each call; other objects, and the notebooks of functions, by identity.
     """
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return type(value), value
     if isinstance(value, Tensor):
-        return "tensor", value.dtype, tuple(value.shape[1:])
+        return of_tensor(value)
     if depth == 0:
-        return Same(value)
-    inside = functools.partial(likeness, depth=depth - 1)
+        return of_object(value)
+    inside = functools.partial(likeness, depth=depth - 1, of_tensor=of_tensor, of_object=of_object)
     if isinstance(value, Mapping):
         return "mapping", frozenset((inside(key), inside(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -69,20 +78,20 @@ def likeness(value: Any, depth: int = DEPTH) -> Hashable:
     if isinstance(value, functools.partial):
         return "partial", inside(value.func), inside(value.args), inside(value.keywords)
     if isinstance(value, types.MethodType):
-        return "method", inside(value.__func__), Same(value.__self__)
+        return "method", inside(value.__func__), of_object(value.__self__)
     if isinstance(value, types.FunctionType):
-        held = tuple(_held(cell, inside) for cell in value.__closure__ or ())
+        held = tuple(_held(cell, inside, of_object) for cell in value.__closure__ or ())
         return "function", value.__code__, inside(value.__defaults__), held
-    return Same(value)
+    return of_object(value)
 
 
-def _held(cell: types.CellType, inside: Callable[[Any], Hashable]) -> Hashable:
+def _held(cell: types.CellType, inside: Callable[[Any], Hashable], of_object: Callable[[Any], Hashable]) -> Hashable:
     """A list, dict or set that a function closes over is its notebook: it may be written in at every call."""
     try:
         content = cell.cell_contents
     except ValueError:  # not filled yet
         return None
-    return Same(content) if isinstance(content, (list, dict, set)) else inside(content)
+    return of_object(content) if isinstance(content, (list, dict, set)) else inside(content)
 
 
 def function_of(options: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Hashable:

@@ -1,0 +1,55 @@
+"""How wrong the accepted answers of a run truly are: the network beside it, in full, on the very same inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .call import Network, Tensors
+from .events import CallRecord
+from .verify import ERROR_METRICS
+
+
+@dataclass(frozen=True)
+class TrueError:
+    """One accepted sample of one call. Both errors are of that call alone, by the run's own metric.
+
+    judged: what the check took it for. true: the answer against the network's own, of the sample's worst row.
+    """
+
+    sample: int
+    judged: float
+    true: float
+
+
+class Witness:
+    """Sees one run's accepted calls, at the price of a full call of the network for each.
+
+    seen: by the call's number in the run. seconds: what it took; the run's clock stands still meanwhile.
+    metric: of `verify.ERROR_METRICS`. clock: seconds, waiting for the device.
+    """
+
+    def __init__(self, metric: str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.seen: dict[int, tuple[TrueError, ...]] = {}
+        self.seconds = 0.0
+        self._metric = ERROR_METRICS[metric]
+        self._clock = clock
+
+    def run_clock(self) -> float:
+        """Seconds without those of the witness."""
+        return self._clock() - self.seconds
+
+    def see(self, call: CallRecord, n_samples: int, judged: Sequence[float], output: Tensors, network: Network) -> None:
+        """judged: of each row of the batch. output: what the sampler is given, (B, ...) per tensor."""
+        began = self._clock()
+        exact = network.full(None, False).output
+        by_row = torch.stack([self._metric(o, e) for o, e in zip(output, exact, strict=True)]).amax(dim=0).tolist()
+        self.seen[call.call] = tuple(
+            TrueError(row.sample, max(judged[row.sample :: n_samples]), max(by_row[row.sample :: n_samples]))
+            for row in call.rows
+            if row.outcome == "accepted"
+        )
+        self.seconds += self._clock() - began

@@ -7,7 +7,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-FAMILIES = ("speca", "report", "dit")
+FAMILIES = ("speca", "report", "compare", "dit")
 
 
 class SpeCaExtension(ComfyExtension):

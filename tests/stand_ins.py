@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -159,3 +161,186 @@ def moves_its_picture(at_step: int = 8, by: int = 5) -> Callable[..., Tensor]:
         return x
 
     return sample
+
+
+# -- other caches: each answers from what it kept where its input has hardly moved
+
+
+class Store:
+    """`answer(place, x, compute)`: what was kept for `place`, while x is within `near` (relative L1) of where it was
+    computed; else computed and kept. `reused` counts."""
+
+    def __init__(self, near: float = 0.2) -> None:
+        self.near = near
+        self.reused = 0
+        self._kept: dict[Any, tuple[Tensor, Any]] = {}
+
+    def holds(self, place: Any, x: Tensor) -> bool:
+        if place not in self._kept or self._kept[place][0].shape != x.shape:
+            return False
+        at = self._kept[place][0]
+        return bool((x - at).abs().mean() < self.near * at.abs().mean())
+
+    def answer(self, place: Any, x: Tensor, compute: Callable[[], Any]) -> Any:
+        if self.holds(place, x):
+            self.reused += 1
+            return copy.deepcopy(self._kept[place][1])
+        at = x.clone()
+        output = compute()
+        self._kept[place] = at, copy.deepcopy(output)
+        return output
+
+
+def cache_in_function_wrapper(model: Any, store: Store) -> Any:
+    """Around `apply_model`, in the one slot there is."""
+
+    def kept_model_output(apply: Any, args: dict[str, Any]) -> Tensor:
+        x = args["input"]
+        return store.answer("model", x, lambda: apply(x, args["timestep"], **args["c"]))
+
+    patched = model.clone()
+    patched.set_model_unet_function_wrapper(kept_model_output)
+    return patched
+
+
+def cache_in_wrapper(model: Any, store: Store, kind: str, key: str | None = "some_cache") -> Any:
+    """In one of ComfyUI's wrappers, whose first argument is x."""
+
+    def kept_output(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return store.answer(kind, x, lambda: executor(x, *args, **kwargs))
+
+    patched = model.clone()
+    patched.add_wrapper_with_key(kind, key, kept_output)
+    return patched
+
+
+def cache_in_forward(model: Any, store: Store, name: str = "forward") -> Any:
+    """The network's method exchanged on the instance while it is called; `forward_orig` in packs of 2024."""
+
+    def kept_forward(apply: Any, args: dict[str, Any]) -> Tensor:
+        network = apply.__self__.diffusion_model
+        native = getattr(network, name)
+
+        def stored_forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return store.answer(name, x, lambda: native(x, *args, **kwargs))
+
+        network.__dict__[name] = stored_forward
+        try:
+            return apply(args["input"], args["timestep"], **args["c"])
+        finally:
+            del network.__dict__[name]
+
+    patched = model.clone()
+    patched.set_model_unet_function_wrapper(kept_forward)
+    return patched
+
+
+@contextmanager
+def cache_in_class(network: type, store: Store) -> Iterator[None]:
+    """The class's method exchanged, by a function that passes for it."""
+    native = network._forward  # type: ignore[attr-defined]
+
+    @functools.wraps(native)
+    def stored_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return store.answer("class", x, lambda: native(self, x, *args, **kwargs))
+
+    network._forward = stored_forward  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        network._forward = native  # type: ignore[attr-defined]
+
+
+class _FirstBlock:
+    """What the other blocks gave is given again while the first one gives nearly the same."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.near = False
+        self.kept: dict[Any, Any] = {}
+
+    def after_first(self, x: Tensor) -> None:
+        self.near = self.store.holds("first", x)
+        self.store.answer("first", x, lambda: None)
+
+    def of_others(self, place: Any, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        if not self.near:
+            self.kept[place] = {name: t.clone() for name, t in compute().items()}
+        return {name: t.clone() for name, t in self.kept[place].items()}
+
+
+def cache_in_patches(model: Any, store: Store) -> Any:
+    """By `patches_replace`, on a Flux."""
+    network, first = model.model.diffusion_model, _FirstBlock(store)
+    patched = model.clone()
+
+    def kept_block(place: Any, args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        def compute() -> dict[str, Any]:
+            return extra["original_block"](args)
+
+        if place != ("double_block", 0):
+            return first.of_others(place, compute)
+        out = compute()
+        first.after_first(out["img"])
+        return out
+
+    for kind, blocks in (("double_block", network.double_blocks), ("single_block", network.single_blocks)):
+        for i in range(len(blocks)):
+            patched.set_model_patch_replace(functools.partial(kept_block, (kind, i)), "dit", kind, i)
+    return patched
+
+
+class CachedBlocks(torch.nn.Module):
+    """One module in the place of a Flux's single blocks."""
+
+    def __init__(self, blocks: Any, store: Store) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.first = _FirstBlock(store)
+
+    def forward(self, img: Tensor, **kwargs: Any) -> Tensor:
+        img = self.blocks[0](img, **kwargs)
+        self.first.after_first(img)
+
+        def others() -> dict[str, Tensor]:
+            x = img
+            for block in self.blocks[1:]:
+                x = block(x, **kwargs)
+            return {"img": x}
+
+        return self.first.of_others("others", others)["img"]
+
+
+def cache_in_block_list(model: Any, store: Store) -> Any:
+    """The network's list of blocks exchanged while it is called."""
+    network = model.model.diffusion_model
+    native = network.single_blocks
+    cached = torch.nn.ModuleList([CachedBlocks(native, store)])
+
+    def with_cached_blocks(apply: Any, args: dict[str, Any]) -> Tensor:
+        network.single_blocks = cached
+        try:
+            return apply(args["input"], args["timestep"], **args["c"])
+        finally:
+            network.single_blocks = native
+
+    patched = model.clone()
+    patched.set_model_unet_function_wrapper(with_cached_blocks)
+    return patched
+
+
+@contextmanager
+def exchanged_in_blocks(network: Any, store: Store, part: str = "") -> Iterator[None]:
+    """The forwards of a Flux's single blocks, or of a part of each, exchanged on the instances."""
+    modules = [block.get_submodule(part) for block in network.single_blocks]
+
+    def kept_forward(i: int, native: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return store.answer(i, x, lambda: native(x, *args, **kwargs))
+
+    for i, module in enumerate(modules):
+        module.forward = functools.partial(kept_forward, i, module.forward)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward

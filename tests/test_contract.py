@@ -350,6 +350,7 @@ class TestContract:
                     raise error
                 return native(*args, **kwargs)
 
+            fail.__module__ = native.__module__  # another pack's code in a block is left alone
             with exchanged_forward(verifying, fail, stage.method), pytest.raises(type(error)) as raised:
                 sample(subject.tiny, patcher)
             assert raised.value is error

@@ -188,6 +188,12 @@ def find_anatomy(architecture: Architecture, network: nn.Module) -> Anatomy:
     return Anatomy(architecture, tuple(found[:-1]), stage, block, tuple(helpers))
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module itself, out of the one that `torch.compile` puts around it, whose forward says nothing of what it
+    takes."""
+    return getattr(module, "_orig_mod", module)
+
+
 def _argument(args: Sequence[Any], kwargs: dict[str, Any], parameter: Parameter, position: int) -> Any:
     if parameter in kwargs:
         return kwargs[str(parameter)]

@@ -12,15 +12,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from ..adapters.base import BlockList, exchanged_forward
+from ..adapters.base import BlockList, exchanged_forward, uncompiled
 from . import KEY
 
 Keep = Callable[[tuple[Any, ...], dict[str, Any]], None]
-
-
-def uncompiled(network: nn.Module) -> nn.Module:
-    """The network itself, out of the module that `torch.compile` puts around it."""
-    return getattr(network, "_orig_mod", network)
 
 
 @dataclass(frozen=True)
@@ -38,12 +33,16 @@ class Forwards:
         return cls(network.forward, plain.forward, plain is not network)
 
 
-def call_innermost(options: dict[str, Any]) -> None:
-    """Put SpeCa's APPLY_MODEL wrapper last in this run's options, so that it runs inside those that exchange the
-    network (TorchCompileModel), in whatever order the nodes were connected."""
-    wrappers = options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
-    if KEY in wrappers:
-        wrappers[KEY] = wrappers.pop(KEY)
+def order_wrappers(options: dict[str, Any]) -> None:
+    """Of this run's wrappers put SpeCa's APPLY_MODEL last, inside those that exchange the network (TorchCompileModel),
+    and its PREDICT_NOISE first, outside those that may answer in the place of all that is inside; in whatever order the
+    nodes were connected."""
+    wrappers = options.get("wrappers", {})
+    around_network, around_all = wrappers.get(WrappersMP.APPLY_MODEL, {}), wrappers.get(WrappersMP.PREDICT_NOISE, {})
+    if KEY in around_network:
+        around_network[KEY] = around_network.pop(KEY)
+    for key in [key for key in around_all if key != KEY and KEY in around_all]:
+        around_all[key] = around_all.pop(key)
 
 
 class Tap:

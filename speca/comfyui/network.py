@@ -8,17 +8,19 @@ skipped block as well, and what they add before the verification block is in the
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ..adapters.base import Anatomy, BlockList, exchanged_forward, exchanged_forwards, is_batched
 from ..call import Exact, ForecastImpossibleError, Tensors
 from .compiled import Forwards, tapped
+from .counting import BlocksMissingError, Census, Ran, counted
 
 
 @dataclass
@@ -43,6 +45,8 @@ class BoundNetwork:
         n_rows: int,
         splittable: bool,
         entry: Entry,
+        census: Census | None = None,
+        streams: Hashable = None,
     ) -> None:
         self._anatomy = anatomy
         self._forwards = forwards
@@ -50,6 +54,9 @@ class BoundNetwork:
         self._kwargs = kwargs
         self._n_rows = n_rows
         self._entry = entry
+        self._census = census or Census()
+        self._streams = streams
+        self._drafted = False
         self.splittable = splittable
         x = args[0]
         self.device = (x[0] if isinstance(x, (list, tuple)) else x).device
@@ -81,6 +88,7 @@ class BoundNetwork:
                 kept.append(None)
 
         with ExitStack() as taps:
+            ran = None if self._forwards.compiled else taps.enter_context(counted(self._anatomy))
             if keep_embedded and self._entry.is_embedded is not False:
                 taps.enter_context(tapped(first_stage, first, enter, self._forwards.compiled))
             if keep_features:
@@ -88,6 +96,10 @@ class BoundNetwork:
                 for helper_stage, helper in self._anatomy.helpers:
                     taps.enter_context(tapped(helper_stage, helper, note, self._forwards.compiled))
             output = self._run(rows)
+        if ran is not None:
+            self._check_that_all_ran(ran, output)
+        elif keep_features and not kept:  # of a network compiled as a whole only what is tapped can be counted
+            raise BlocksMissingError("the last block did not run", output)
         features = kept[0] if len(kept) == 1 else None
         embedded = None
         if features is not None and keep_embedded:
@@ -95,6 +107,34 @@ class BoundNetwork:
         if features is None or embedded is None or [t.shape for t in embedded] != [f.shape for f in features]:
             return Exact(features, output)
         return Exact(features, output, embedded)
+
+    def _check_that_all_ran(self, ran: Ran, output: Tensors) -> None:
+        replaced = self._options.get("patches_replace") or {}
+        n_replaced = sum(map(len, replaced.values()))
+        missing = self._census.missing(self._streams, ran, self._anatomy.n_blocks, n_replaced)
+        if missing is not None:
+            raise BlocksMissingError(missing, output)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return self._kwargs.get("transformer_options") or {}
+
+    def past_others(self, missing: BlocksMissingError) -> Tensors:
+        """What the model gives, where blocks were missing in its full run.
+
+        That is what came out, for it is what comes out without SpeCa; but not where the network has seen a draft in
+        this call: another cache has seen it, too, and gives it back as if it were computed. Then past the other.
+        """
+        if not self._drafted:
+            return missing.output
+        wrappers = self._options.get("wrappers") or {}
+        without = {"wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: {}}}
+        for instead in (without, {**without, "patches_replace": {}}):
+            with counted(self._anatomy) as ran:
+                output = self._run(None, instead=instead)
+            if len(ran) == self._anatomy.n_blocks:
+                break
+        return output
 
     def _embedded(self, rows: Sequence[int] | None, entering: Tensors | None) -> Tensors | None:
         """What reaches the verification block when all blocks are skipped; `entering` is what entered the first one.
@@ -126,6 +166,7 @@ class BoundNetwork:
 
     def speculate(self, features: Tensors, rows: Sequence[int] | None, own_shares: Sequence[float] = ()) -> Tensors:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
+        self._drafted = True
         verified = 0
 
         def run_on_forecast(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -149,8 +190,13 @@ class BoundNetwork:
         """The session's tuple of tensors in the form in which the network returns its output."""
         return output[0] if self._output_type is None else self._output_type(output)
 
-    def _run(self, rows: Sequence[int] | None, skipping: bool = False) -> Tensors:
+    def _run(
+        self, rows: Sequence[int] | None, skipping: bool = False, instead: dict[str, Any] | None = None
+    ) -> Tensors:
+        """`instead`: of those `transformer_options`, with the network itself and not what it is compiled to."""
         args, kwargs = self._args, self._kwargs
+        if skipping:  # what answers from what it kept, in the place of skipped blocks, may do so in place
+            args = (copied(args[0]), *args[1:])
         if rows is not None:
             args = tuple(take_rows(a, rows, self._n_rows) for a in args)
             kwargs = {
@@ -159,8 +205,8 @@ class BoundNetwork:
         if "control" in kwargs:  # some networks empty its lists, and a rejected call runs the network twice
             kwargs = {**kwargs, "control": mapped(lambda tensor: tensor, kwargs["control"])}
         options = kwargs.get("transformer_options")
-        if options is not None and (skipping or rows is not None):
-            options = dict(options)
+        if options is not None and (skipping or rows is not None or instead is not None):
+            options = {**options, **(instead or {})}
             if skipping:
                 # Newer ComfyUI streams every block's weights ahead of the block loop; skipped blocks need none.
                 options.pop("prefetch_dynamic_vbars", None)
@@ -168,8 +214,9 @@ class BoundNetwork:
             if rows is not None and isinstance(sigmas, Tensor) and sigmas.ndim and sigmas.shape[0] > 1:
                 options["sigmas"] = sigmas[sorted({row % sigmas.shape[0] for row in rows})]
             kwargs = {**kwargs, "transformer_options": options}
+        as_is = not skipping and instead is None
         try:
-            output = (self._forwards.skipping if skipping else self._forwards.full)(*args, **kwargs)
+            output = (self._forwards.full if as_is else self._forwards.skipping)(*args, **kwargs)
         except Exception as error:
             self.fault = None if skipping else error
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import NotThisArchitectureError, recognise
-from ..adapters.base import Anatomy
+from ..adapters.base import Anatomy, uncompiled
 from ..adapters.generic import prove
 from ..call import Call, ForecastImpossibleError, Tensors
 from ..path import SamplingPath, Seen
 from ..session import Session
-from .compiled import Forwards, uncompiled
+from .compiled import Forwards
+from .counting import BlocksMissingError, Census
 from .describe import describe, patch_signature
 from .identity import Ordinals
 from .network import BoundNetwork, Entry, copied
+from .others import Own, around_the_network, blamed, in_the_network
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +46,18 @@ class NetworkFaultError(Exception):
 class Run:
     """Lies in `transformer_options` for one sampling run: turns the network's calls into the session's."""
 
-    def __init__(self, session: Session, path: SamplingPath) -> None:
+    def __init__(self, session: Session, path: SamplingPath, network: nn.Module | None = None) -> None:
         self.session = session
         self.path = path
         self._anatomies: dict[int, tuple[nn.Module, Anatomy]] = {}
+        self._own: dict[int, Own] = {}
+        self._census = Census()
+        self._was_called = False
         self._entries: dict[Hashable, Entry] = defaultdict(Entry)
         self._ordinals = Ordinals()
         self._failures = 0
+        if network is not None and not self.native:
+            self._note_own(uncompiled(network))
 
     @property
     def native(self) -> bool:
@@ -59,20 +66,37 @@ class Run:
 
     def anatomy_of(self, network: nn.Module) -> Anatomy:
         """Found once a run for each network: several devices have a copy each. Raises NotThisArchitectureError."""
+        plain = uncompiled(network)
+        if id(plain) not in self._own:
+            self._note_own(plain)
+        self._own[id(plain)].check()
         if id(network) not in self._anatomies:  # the entry keeps the network alive, and with it the id
-            self._anatomies[id(network)] = network, recognise(uncompiled(network))
+            self._anatomies[id(network)] = network, recognise(plain)
         return self._anatomies[id(network)][1]
+
+    def _note_own(self, network: nn.Module) -> None:
+        self._own[id(network)] = Own(network, recognise(network).architecture)
+
+    def go_native(self, reason: str) -> None:
+        """The rest of the run is left to the model itself, and nothing is kept for it."""
+        self.session.tally.go_native(reason)
+        self.session.streams.clear()
 
     def begin_round(self, x: Any, sigma: Any) -> None:
         """The sampler is about to evaluate its model for the latent x, (B, ...), at `sigma`, (B,)."""
+        self._was_called = False
         self._ordinals.begin()
         self.session.streams.begin_round()
         if isinstance(x, Tensor) and self.path.arrive(x, float(sigma.flatten()[0])):
             self.session.streams.start_anew()
             if self.path.keeps_jumping:
-                self.session.tally.go_native(JUMPS)
+                self.go_native(JUMPS)
 
-    def end_round(self, x: Any, sigma: Any, denoised: Any) -> None:
+    def end_round(self, x: Any, sigma: Any, denoised: Any, model_options: Mapping[str, Any]) -> None:
+        if not self._was_called:
+            step = self.path.position(float(sigma.flatten()[0]))[0]
+            what = f"step {step + 1} came out without a call of the network"
+            self.go_native(blamed(what, around_the_network(model_options)))
         if isinstance(x, Tensor):
             self.path.leave(x, float(sigma.flatten()[0]), denoised)
 
@@ -92,7 +116,7 @@ class Run:
         self.session.streams.start_anew()
         self._failures += 1
         if self._failures > 1:
-            self.session.tally.go_native(
+            self.go_native(
                 f"SpeCa failed twice in this run ({type(error).__name__}: {error}); the rest is computed natively"
             )
 
@@ -107,6 +131,7 @@ class Run:
 
     def forward(self, model: Any, latent: Any, anatomy: Anatomy, forwards: Forwards, *args: Any, **kwargs: Any) -> Any:
         """Stands in for `diffusion_model.forward(x, timestep, ...)` during one call; `latent` is the sampler's x."""
+        self._was_called = True
         try:
             with self._freeing():
                 return self._forward(model, latent, anatomy, forwards, args, kwargs)
@@ -143,19 +168,24 @@ class Run:
                 anatomy = _proved(model, anatomy, forwards, args, kwargs, len(call.streams))
                 splittable = False  # how the network treats the rows of a batch is not known
         except ForecastImpossibleError as refused:
-            self.session.tally.go_native(f"this call cannot be cached ({refused}); the run is computed natively")
+            self.go_native(f"this call cannot be cached ({refused}); the run is computed natively")
             return forwards.full(*args, **kwargs)
         except NotThisArchitectureError as missing:
-            self.session.tally.go_native(str(missing))
+            self.go_native(str(missing))
             return forwards.full(*args, **kwargs)
         added_to = patched or kwargs.get("control") is not None
         entry = Entry(False) if added_to or forwards.compiled else self._entries[call.kind]
-        network = BoundNetwork(anatomy, forwards, args, kwargs, len(call.streams), splittable, entry)
+        network = BoundNetwork(
+            anatomy, forwards, args, kwargs, len(call.streams), splittable, entry, self._census, call.streams
+        )
         follow = call.latent is not None and not self.path.follows(call.latent.x)
         if follow:
             self._look_for_jumps(call)
         try:
             output = self.session.evaluate(call, network)
+        except BlocksMissingError as missing:
+            output = self._left(missing, network, options)
+            follow = False
         except Exception as error:
             if error is network.fault:
                 raise NetworkFaultError(error) from None
@@ -163,6 +193,14 @@ class Run:
         if follow:
             self._remember(call, output)
         return network.restore(output)
+
+    def _left(self, missing: BlocksMissingError, network: BoundNetwork, options: Mapping[str, Any]) -> Tensors:
+        """The call's output, where another cache answered for blocks; the rest of the run is left to that."""
+        self.go_native(blamed(f"{missing.how_many} in a call to be computed in full", in_the_network(options)))
+        try:
+            return network.past_others(missing)
+        except Exception as error:
+            raise NetworkFaultError(error) from None
 
     def _look_for_jumps(self, call: Call) -> None:
         """Of a tile or a crop, whose place only its own stream can tell."""

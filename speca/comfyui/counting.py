@@ -1,0 +1,73 @@
+"""Which blocks of the network ran in a call that was to be computed in full.
+
+"Computed" means that every block ran: counted, not assumed. Another cache on the same model answers for some blocks, or
+for the whole network, with what it kept; forecasts would rest on its forecasts. Whatever it is called, it is known by
+this: what ran in one call does not run in the next.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..adapters.base import Anatomy, exchanged_forwards
+from ..call import Tensors
+
+Ran = set[int]
+"""Places of the blocks that ran in the anatomy's order, in which the verification block is the last."""
+
+
+class BlocksMissingError(Exception):
+    """Blocks did not run in a call that was to be computed in full.
+
+    how_many: the end of a sentence that says so. output: what came out all the same.
+    """
+
+    def __init__(self, how_many: str, output: Tensors) -> None:
+        super().__init__(how_many)
+        self.how_many = how_many
+        self.output = output
+
+
+@contextmanager
+def counted(anatomy: Anatomy) -> Iterator[Ran]:
+    """The blocks that are called meanwhile. Noted outside of what a block is compiled to (`adapters.base.native_of`); a
+    network that is compiled as a whole would be broken up at each."""
+    ran: Ran = set()
+    blocks = (*anatomy.skipped, (anatomy.verification_stage, anatomy.verification_block))
+    with exchanged_forwards(
+        (block, stage.method, _noting(ran, place, stage.native(block))) for place, (stage, block) in enumerate(blocks)
+    ):
+        yield ran
+
+
+def _noting(ran: Ran, place: int, native: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        ran.add(place)
+        return native(*args, **kwargs)
+
+    return forward
+
+
+class Census:
+    """What ran in the full calls of one run, by the streams that were called. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._usual: dict[Hashable, Ran] = {}
+        self._lock = threading.Lock()
+
+    def missing(self, streams: Hashable, ran: Ran, n_blocks: int, n_replaced: int) -> str | None:
+        """What of it is not as it should be, as `BlocksMissingError.how_many`; None if all is well.
+
+        A patch that replaces blocks (`n_replaced`) may leave them out, if it leaves the same ones out of every call:
+        that is how skip-layer guidance works.
+        """
+        with self._lock:
+            usual = self._usual.setdefault(streams, ran)
+        if len(usual) < n_blocks - n_replaced or not usual:
+            return f"{len(usual)} of {n_blocks} blocks ran"
+        if ran != usual:
+            return f"{len(ran)} of {n_blocks} blocks ran, where {len(usual)} ran before"
+        return None

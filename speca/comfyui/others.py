@@ -1,0 +1,129 @@
+"""What other packs have put in a network's way, and whose it is, as a reason to stay native names it.
+
+Looked for by what it does to the network: a method that is not its class's, blocks that are not the network's own.
+Wrappers and patches are no reason by themselves; they are named where blocks or calls are missing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from comfy.patcher_extension import WrappersMP
+from torch import nn
+
+from ..adapters.base import Architecture, NotThisArchitectureError, uncompiled
+from . import KEY
+
+AROUND_THE_NETWORK = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
+
+
+class Own:
+    """A network's own blocks and their parts, as they are when a run begins."""
+
+    def __init__(self, network: nn.Module, architecture: Architecture) -> None:
+        self._network = network
+        self._stages = architecture.stages
+        self._blocks = self._blocks_now()
+        # Single layers are exchanged for other weights and dtypes all the time; attention has layers in it.
+        self._parts = [module for block in self._blocks for module in block.modules() if module._modules]
+        self._packages = {_package(kind) for kind in type(network).__mro__} | {"comfy", "torch"}
+
+    def _blocks_now(self) -> list[nn.Module]:
+        return [uncompiled(block) for stage in self._stages for block in stage.blocks_of(self._network)]
+
+    def check(self) -> None:
+        """Raises `NotThisArchitectureError` where the network does not run its own code on its own blocks.
+
+        What another pack's code in their place keeps from one call to the next, nobody can know; on a skipped call it
+        would keep nothing, or what was forecast.
+        """
+        whose = type(self._network).__name__
+        for name, function in _methods(self._network):
+            self._refuse(f"{name} of {whose}", function)
+        blocks = self._blocks_now()
+        if list(map(id, blocks)) != list(map(id, self._blocks)):
+            strange = dict.fromkeys(type(block) for block in blocks if all(block is not own for own in self._blocks))
+            raise _left_to_others(f"the blocks of {whose}", map(_named, strange))
+        for block in blocks:
+            self._refuse(f"a block of {whose}", type(block))
+        for module in self._parts:
+            if "forward" in module.__dict__:
+                self._refuse(f"forward of {type(module).__name__} in {whose}", module.__dict__["forward"])
+
+    def _refuse(self, what: str, code: Any) -> None:
+        if _package(code) not in self._packages:
+            raise _left_to_others(what, [_named(code)])
+
+
+def _left_to_others(what: str, others: Iterable[str]) -> NotThisArchitectureError:
+    by = "".join(f" ({name})" for name in others)
+    return NotThisArchitectureError(
+        f"another pack{by} has exchanged {what}, and SpeCa cannot know what that keeps; "
+        "the run is computed without SpeCa"
+    )
+
+
+def _methods(network: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The network's methods that an instance or, in its class, another pack put in place of the class's own."""
+    kind = type(network)
+    for name, value in network.__dict__.items():
+        if callable(getattr(kind, name, None)):
+            yield name, value
+    for name in ("forward", "_forward", "forward_orig"):
+        if callable(method := getattr(kind, name, None)):
+            yield name, method
+
+
+def _package(code: Any) -> str:
+    inner = _inner(code)
+    return str(getattr(inner, "__module__", None) or type(inner).__module__).partition(".")[0]
+
+
+def _inner(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__func__", function)
+
+
+def _named(function: Any) -> str:
+    """A class or function by its name and module; a pack's module may be called by its whole path."""
+    inner = _inner(function)
+    if not hasattr(inner, "__qualname__"):
+        inner = type(inner)
+    name = inner.__qualname__.rpartition("<locals>.")[2]
+    return f"{name} of {inner.__module__.replace(chr(92), '/').rpartition('/')[2]}"
+
+
+def in_the_network(options: Mapping[str, Any]) -> list[str]:
+    """Names of what may keep blocks from running in a call with these `transformer_options`."""
+    replaced = options.get("patches_replace") or {}
+    return [
+        *_wrappers(options, (WrappersMP.DIFFUSION_MODEL,)),
+        *dict.fromkeys(_named(patch) for patches in replaced.values() for patch in patches.values()),
+    ]
+
+
+def around_the_network(model_options: Mapping[str, Any]) -> list[str]:
+    """Names of what may answer in the place of the whole model."""
+    function = model_options.get("model_function_wrapper")
+    options = model_options.get("transformer_options", {})
+    return [*([] if function is None else [_named(function)]), *_wrappers(options, AROUND_THE_NETWORK)]
+
+
+def _wrappers(options: Mapping[str, Any], kinds: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    for kind in kinds:
+        for key, wrappers in options.get("wrappers", {}).get(kind, {}).items():
+            if key != KEY:
+                found.extend(_named(w) if key is None else f"{key} ({_named(w)})" for w in wrappers)
+    return found
+
+
+def blamed(what: str, others: list[str]) -> str:
+    """The reason to go native: `what` is missing, and who may have kept it from running."""
+    if not others:
+        return f"{what}: something on this model skips them on its own; the rest of this run is left to it"
+    names = others[0] if len(others) == 1 else f"one of {', '.join(others)}"
+    return f"{what}: {names} answered in their place; two caches do not go together, the rest of this run is left to it"

@@ -23,7 +23,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..adapters import NotThisArchitectureError, recognise
-from ..adapters.base import exchanged_forward
+from ..adapters.base import exchanged_forward, uncompiled
 from ..config import SpeCaConfig
 from ..events import Listener, Origin, RunHeader, RunRecord, Status
 from ..path import SamplingPath

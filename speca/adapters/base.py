@@ -22,6 +22,9 @@ from ..config import NOISE_GAIN_LIMIT
 Parameter = str | int
 """A parameter of a block's forward: by name, or by position (self not counted) where the forward takes `*args`."""
 
+# Where `nn.Module.compile` keeps what a call of the module runs instead of its forward (torch/nn/modules/module.py).
+COMPILED_IN_PLACE = "_compiled_call_impl"
+
 
 class NotThisArchitectureError(Exception):
     """A network does not have what an architecture states. The message says what is missing."""
@@ -65,7 +68,7 @@ class BlockList:
 
     def native(self, block: nn.Module) -> Callable[..., Any]:
         """What the network calls of `block` now, another pack's exchange of it included."""
-        return getattr(block, self.method)
+        return native_of(block, self.method)
 
     def untouched(self, block: nn.Module) -> Callable[..., Any]:
         """A forward for `block` that computes nothing and returns the carried tensors as they came."""
@@ -194,6 +197,40 @@ def uncompiled(module: nn.Module) -> nn.Module:
     return getattr(module, "_orig_mod", module)
 
 
+def native_of(module: nn.Module, method: str = "forward") -> Callable[..., Any]:
+    """What a call of the module runs now, for whoever is about to exchange it."""
+    compiled = module.__dict__.get(COMPILED_IN_PLACE)
+    if compiled is None or method != "forward":
+        return getattr(module, method)
+    before = module.__dict__.get(method)
+
+    def as_compiled(*args: Any, **kwargs: Any) -> Any:
+        """With the forward that it was compiled with, or it would be compiled anew around the one in its place."""
+        with _attribute(module, method, before):
+            return compiled(*args, **kwargs)
+
+    return as_compiled
+
+
+@contextmanager
+def _attribute(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+    """The instance's own `name` is `value` inside the block, or not there where that is None."""
+    attributes = module.__dict__
+    before = attributes.get(name)
+    try:
+        _put(attributes, name, value)
+        yield
+    finally:
+        _put(attributes, name, before)
+
+
+def _put(attributes: dict[str, Any], name: str, value: Any) -> None:
+    if value is None:
+        attributes.pop(name, None)
+    else:
+        attributes[name] = value
+
+
 def _argument(args: Sequence[Any], kwargs: dict[str, Any], parameter: Parameter, position: int) -> Any:
     if parameter in kwargs:
         return kwargs[str(parameter)]
@@ -202,7 +239,7 @@ def _argument(args: Sequence[Any], kwargs: dict[str, Any], parameter: Parameter,
 
 def parameters_of(block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[Parameter, Any]:
     """All that a call of the block gives, by name, and by position where the position has no name."""
-    names = {i: name for name, i in _positions(type(block).forward).items()}
+    names = {i: name for name, i in _positions(type(uncompiled(block)).forward).items()}
     return {names.get(i, i): value for i, value in enumerate(args)} | dict(kwargs)
 
 
@@ -210,12 +247,13 @@ def position_of(block: nn.Module, parameter: Parameter, method: str = "forward")
     """The position of `parameter` in the block's method, self not counted."""
     if isinstance(parameter, int):
         return parameter
-    native = getattr(type(block), method, None)
+    kind = type(uncompiled(block))
+    native = getattr(kind, method, None)
     if native is None:
-        raise NotThisArchitectureError(f"{type(block).__name__} has no {method}")
+        raise NotThisArchitectureError(f"{kind.__name__} has no {method}")
     positions = _positions(native)
     if parameter not in positions:
-        raise NotThisArchitectureError(f"{type(block).__name__}.{method} has no parameter {parameter!r}")
+        raise NotThisArchitectureError(f"{kind.__name__}.{method} has no parameter {parameter!r}")
     return positions[parameter]
 
 
@@ -236,20 +274,18 @@ def exchanged_forward(
 
 @contextmanager
 def exchanged_forwards(forwards: Iterable[tuple[nn.Module, str, Callable[..., Any]]]) -> Iterator[None]:
-    """As `exchanged_forward`, for many modules at once."""
+    """As `exchanged_forward`, for many modules at once. What `nn.Module.compile` left on them is out of the way."""
     before: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module, method, forward in forwards:
             attributes = module.__dict__
-            before.append((attributes, method, attributes.get(method)))
-            attributes[method] = forward
+            for name, value in ((method, forward), (COMPILED_IN_PLACE, None)):
+                before.append((attributes, name, attributes.get(name)))
+                _put(attributes, name, value)
         yield
     finally:
-        for attributes, method, native in reversed(before):
-            if native is None:
-                del attributes[method]
-            else:
-                attributes[method] = native
+        for attributes, name, native in reversed(before):
+            _put(attributes, name, native)
 
 
 def is_batched(tensors: Sequence[Any], rows: int) -> bool:

@@ -30,6 +30,7 @@ from .base import (
     Parameter,
     exchanged_forward,
     parameters_of,
+    uncompiled,
 )
 
 LEAST_BLOCKS = 4
@@ -83,6 +84,7 @@ def _lists_of_equal_blocks(network: nn.Module) -> Iterator[_EqualBlocks]:
 
 
 def _likeness(block: nn.Module) -> tuple[Any, ...]:
+    block = uncompiled(block)
     return (type(block), tuple((name, p.shape) for name, p in block.named_parameters()))
 
 
@@ -170,7 +172,7 @@ def watched(proposed: Anatomy) -> Iterator[Watch]:
 
     with ExitStack() as stack:
         for stage, block in (*proposed.skipped, (proposed.verification_stage, proposed.verification_block)):
-            stack.enter_context(exchanged_forward(block, functools.partial(note, stage, block, block.forward)))
+            stack.enter_context(exchanged_forward(block, functools.partial(note, stage, block, stage.native(block))))
         yield watch
 
 

@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from ..adapters.base import BlockList, exchanged_forward, uncompiled
+from ..adapters.base import COMPILED_IN_PLACE, BlockList, exchanged_forward, native_of, uncompiled
 from . import KEY
 
 Keep = Callable[[tuple[Any, ...], dict[str, Any]], None]
@@ -30,7 +30,8 @@ class Forwards:
     @classmethod
     def of(cls, network: nn.Module) -> Forwards:
         plain = uncompiled(network)
-        return cls(network.forward, plain.forward, plain is not network)
+        in_place = COMPILED_IN_PLACE in vars(network)
+        return cls(native_of(network), plain.forward, in_place or plain is not network)
 
 
 def order_wrappers(options: dict[str, Any]) -> None:
@@ -54,7 +55,7 @@ class Tap:
     """
 
     def __init__(self, stage: BlockList, block: nn.Module) -> None:
-        self.native: Callable[..., Any] = functools.partial(getattr(type(block), stage.method), block)
+        self.native: Callable[..., Any] = functools.partial(getattr(type(uncompiled(block)), stage.method), block)
         self.keep: Keep | None = None
         self.outside_graphs = torch.compiler.disable(self.__call__)
 

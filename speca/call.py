@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .schedule import UNKNOWN, NoiseLevel, Schedule
+
 Tensors = tuple[Tensor, ...]
 
 
@@ -34,7 +36,7 @@ class Call:
     time: what the network itself is told of the noise level; anchors and forecasts live on this axis.
     streams: one key per row of the batch; row r holds sample `r % n_samples`, so a sample has a row per conditioning.
     kind: calls of one kind cost the same (shape of the batch); used to price a call that was not computed in full.
-    weight: what an error at this call costs the final picture, 1 on the run's average (`schedule.error_weights`).
+    schedule: the run's noise levels. level: this call's own, None if it is not known.
     latent: what the sampler gave, (B, ...); None if it is not one tensor.
     renoised: the sampler adds fresh noise as it goes. The latent holds news then that no anchor can know: features are
         forecast relative to the embedded input, outputs relative to what follows from the latent alone.
@@ -49,9 +51,15 @@ class Call:
     conds: tuple[int, ...] = (0,)
     kind: Hashable = None
     window: int | None = None
-    weight: float = 1.0
+    schedule: Schedule = UNKNOWN
+    level: NoiseLevel | None = None
     latent: Latent | None = None
     renoised: bool = False
+
+    def weight(self, decided_at: float | None) -> float:
+        """What an error at this call costs the final picture, 1 on the run's average, where that is decided at
+        `decided_at` (`schedule.Schedule`)."""
+        return self.schedule.weight(self.step, decided_at)
 
     def rows_of(self, samples: Sequence[int]) -> list[int]:
         wanted = set(samples)

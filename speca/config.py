@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .forecast import FORECASTERS, MAX_ORDER
-from .schedule import DECIDED_AT
 from .verify import ERROR_METRICS
 
 CACHE_DEVICES = ("auto", "gpu", "cpu")
@@ -35,8 +34,6 @@ class SpeCaConfig:
     cache_device: where the anchors are kept: "gpu" (the model's device), "cpu", or "auto" (by free memory).
     noise_gain_limit: the largest sum of |weights| of a forecast; a forecast that would exceed it goes up in order
         only as far as the limit allows. None: the architecture's own (`adapters.base.Architecture`).
-    decided_at: the ratio of noise to signal at which a picture begins to forget an error made before
-        (`schedule.NoiseLevel.final_error`).
 
     The defaults gave the highest PSNR at equal computed speedup on the emoji FLUX and DiT, at 50 and 28 steps of euler.
     They are not confirmed on other models.
@@ -54,7 +51,6 @@ class SpeCaConfig:
     forecaster: str = "newton"
     cache_device: str = "auto"
     noise_gain_limit: float | None = None
-    decided_at: float = DECIDED_AT
 
     def __post_init__(self) -> None:
         _within("threshold", self.threshold, 0.0, float("inf"))
@@ -64,7 +60,6 @@ class SpeCaConfig:
         _within("max_consecutive", self.max_consecutive, 1, 1000)
         _within("start_percent", self.start_percent, 0.0, 1.0)
         _within("end_percent", self.end_percent, 0.0, 1.0)
-        _within("decided_at", self.decided_at, 1e-3, 1e6)
         if self.noise_gain_limit is not None:
             _within("noise_gain_limit", self.noise_gain_limit, 1.0, float("inf"))
         if self.start_percent >= self.end_percent:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .schedule import DECIDED_AT, NoiseLevel, error_weights, renoised_std
+from .schedule import UNKNOWN, NoiseLevel, Schedule, renoised_std
 
 # An ancestral step with eta 1 adds noise of `renoised_std`. What a higher order or a guidance rule adds beyond a plain
 # step may be as long, but it is made of pictures: neighbours along the last axis correlate, by .16 or more where it is
@@ -58,14 +58,13 @@ class Seen:
 class SamplingPath:
     """`model_sampling` is the model's own (comfy/model_sampling.py), probed with numbers; `sigmas` the run's."""
 
-    def __init__(self, model_sampling: Any, sigmas: Sequence[float], decided_at: float = DECIDED_AT) -> None:
+    def __init__(self, model_sampling: Any, sigmas: Sequence[float]) -> None:
         self._model_sampling = model_sampling
         self._sigmas = sigmas
         self._levels: dict[float, NoiseLevel | None] = {}
         levels = [self.level(sigma) for sigma in sigmas[:-1]]
         known = [level for level in levels if level is not None]
-        whole = len(known) == len(levels)
-        self._weights = error_weights(known, sigmas[-1], decided_at) if whole and known else (1.0,) * len(levels)
+        self.schedule = Schedule(tuple(known), sigmas[-1]) if known and len(known) == len(levels) else UNKNOWN
         self._last: Seen | None = None
         self._stride = 0.0
         self._jumps: deque[bool] = deque(maxlen=OF_LAST)
@@ -88,10 +87,6 @@ class SamplingPath:
         gap = sigmas[step] - sigmas[step + 1]
         fraction = (sigmas[step] - sigma) / gap if gap > 0 else 0.0
         return step, min(max((step + fraction) / steps, 0.0), 1.0)
-
-    def weight(self, step: int) -> float:
-        """Of an error in the output at a call of this step, 1 on the run's average."""
-        return self._weights[step] if step < len(self._weights) else 1.0
 
     def level(self, sigma: float) -> NoiseLevel | None:
         """None for a model whose sampling is not affine in finite numbers."""

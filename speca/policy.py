@@ -89,7 +89,7 @@ def expected_error(call: Call, stream: Stream) -> float:
     """
     if stream.in_a_row == 0 or stream.direct_share is None or call.renoised:
         return 0.0
-    return stream.errors.expected(call.weight, call.renoised)
+    return stream.errors.expected(stream.weight(call), call.renoised)
 
 
 def needs_anchor(config: SpeCaConfig, progress: float) -> bool:

@@ -11,14 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DECIDED_AT = 3.0
-"""The ratio of noise to signal at which a picture begins to forget an error made before.
-
-An error early in a run is partly undone: while noise prevails, the network takes it for noise. Fitted to the final
-error that one wrong call causes, at each of 28 euler steps of the three emoji models
-(benchmarks/studies/sensitivity.py), and not confirmed on others: there a class is one drawing, which puts early errors
-right.
-"""
+DECIDED_AT = 10.0
+"""The ratio of noise to signal at which a picture begins to forget an error made before, as long as the run's own
+pictures do not tell (`undecided`). 3 where a class is one drawing, 20 where it is many
+(benchmarks/results/sensitivity.md)."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,11 @@ class NoiseLevel:
     output_gain: float
 
     @property
+    def ratio(self) -> float:
+        """Of noise to signal; infinite where there is no signal."""
+        return self.noise / self.signal if self.signal > 0 else math.inf
+
+    @property
     def carry(self) -> float:
         """The share of x that the best linear denoiser of white data of unit variance would show in its output."""
         skip = self.signal / (self.signal**2 + self.noise**2)
@@ -42,16 +43,16 @@ class NoiseLevel:
         """The standard deviation of that denoiser's remaining error, seen in the output."""
         return self.noise / math.hypot(self.signal, self.noise) / abs(self.output_gain)
 
-    def final_error(self, step: float, decided_at: float = DECIDED_AT) -> float:
+    def final_error(self, step: float, decided_at: float) -> float:
         """How far an error of 1 in the output at this call moves the final picture, if sigma falls by `step`.
 
         It moves the latent by step / sigma * |output_gain|; the division takes this to the picture's own scale, and
-        discounts what later calls undo.
+        discounts what later calls undo: while noise prevails, the network takes an error for noise.
         """
         return step / self.sigma * abs(self.output_gain) / math.hypot(self.signal, self.noise / decided_at)
 
 
-def error_weights(levels: Sequence[NoiseLevel], last: float, decided_at: float = DECIDED_AT) -> tuple[float, ...]:
+def error_weights(levels: Sequence[NoiseLevel], last: float, decided_at: float) -> tuple[float, ...]:
     """Per step, how much an error of the output costs the final picture: `final_error`, divided by the run's mean.
 
     `last` is the sigma at which the run ends. All 1 where that would not be finite and positive.
@@ -62,6 +63,23 @@ def error_weights(levels: Sequence[NoiseLevel], last: float, decided_at: float =
     if not math.isfinite(mean) or mean <= 0:
         return (1.0,) * len(levels)
     return tuple(max(cost / mean, 0.0) for cost in costs)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise levels of a run's steps and the sigma at which it ends; no levels where one of them is not known."""
+
+    levels: tuple[NoiseLevel, ...] = ()
+    last: float = 0.0
+
+    def weight(self, step: int, decided_at: float | None = None) -> float:
+        """Of an error in the output at a call of this step, 1 on the run's average (`error_weights`)."""
+        if step >= len(self.levels):
+            return 1.0
+        return error_weights(self.levels, self.last, decided_at or DECIDED_AT)[step]
+
+
+UNKNOWN = Schedule()
 
 
 def renoised_std(before: NoiseLevel, after: NoiseLevel) -> float:

@@ -108,10 +108,11 @@ class Session:
         threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
         verdicts = {}
         # Rows run conditioning by conditioning; a sample is as wrong as its worst row (max keeps NaN).
-        by_sample = errors.numpy(force=True).reshape(-1, len(samples)).max(axis=0)
+        weights = [streams[row].weight(call) for row in call.rows_of(samples)]
+        by_sample = (errors.numpy(force=True) * weights).reshape(-1, len(samples)).max(axis=0)
         for sample, error in zip(samples, by_sample.tolist(), strict=True):
             carried = max(streams[row].errors.carried(call.renoised) for row in call.rows_of([sample]))
-            verdict = judge(call.weight * error, threshold, carried)
+            verdict = judge(error, threshold, carried)
             outcome: Outcome = "accepted" if verdict.accepted else "rejected"
             verdicts[sample] = Row(sample, outcome, verdict.reason, verdict.error, threshold)
         if not network.splittable and any(row.outcome == "rejected" for row in verdicts.values()):

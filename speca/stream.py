@@ -16,6 +16,7 @@ from .call import Call, Exact, Latent, Tensors
 from .events import Row
 from .history import Anchor, History
 from .path import Seen
+from .undecided import Undecided
 from .verify import ErrorSum
 
 # Below this spread a model's output is mostly its latent's own noise, a hundredth of which is as large as the picture.
@@ -58,11 +59,13 @@ class Stream:
         self.errors = ErrorSum()
         self.round = 0
         self.seen: Seen | None = None
+        self.undecided = Undecided()
 
     def start_anew(self) -> None:
         """Forget what lies behind a jump of the latent; what was learnt of the model still holds."""
         self.history.clear()
         self.in_a_row, self.errors, self.seen = 0, ErrorSum(), None
+        self.undecided.start_anew()
 
     @property
     def needs_embedded(self) -> bool:
@@ -73,6 +76,10 @@ class Stream:
         """Whether a lone anchor is repeated in what its blocks added to the embedded input."""
         lone = self.history.lone
         return lone is not None and lone.added is not None
+
+    def weight(self, call: Call) -> float:
+        """What an error at `call` costs the final picture, as far as the run's pictures tell."""
+        return call.weight(self.undecided.decided_at)
 
     def keep_own(self, share: float) -> None:
         if share != self.own_share:  # features without another share are no anchors of these
@@ -88,13 +95,16 @@ class Stream:
         self.calls += 1
         if row.outcome == "accepted" and row.error is not None:
             self.in_a_row += 1
-            self.errors = self.errors.after(row.error, call.weight, call.renoised, accumulate)
+            self.errors = self.errors.after(row.error, self.weight(call), call.renoised, accumulate)
         else:
             self.in_a_row, self.errors = 0, ErrorSum()
 
     def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place) -> None:
         """Record as an anchor what `exact` has in its row `i`, which is the batch's `row`."""
         alone = exact.output[0].shape[0] == 1
+        denoised = _denoised(call, row, exact.output, i)
+        if denoised is not None and call.level is not None:
+            self.undecided.see(call.level.ratio, denoised)
         features = tuple(f[i : i + 1] for f in exact.features or ())
         embedded = None if exact.embedded is None else tuple(e[i : i + 1] for e in exact.embedded)
         added = None
@@ -158,6 +168,17 @@ class Streams:
             for stream in self._by_key.values():
                 stream.start_anew()
 
+    def move(self, place: Place) -> None:
+        """All anchors, to where anchors live now."""
+        with self._lock:
+            for stream in self._by_key.values():
+                stream.history.move(place)
+
+    @property
+    def count(self) -> int:
+        with self._lock:
+            return len(self._by_key)
+
     @property
     def nbytes(self) -> int:
         """Of all anchors."""
@@ -167,6 +188,14 @@ class Streams:
     def clear(self) -> None:
         with self._lock:
             self._by_key.clear()
+
+
+def _denoised(call: Call, row: int, output: Tensors, i: int) -> Tensor | None:
+    """The picture, (1, ...), that row `i` of the output shows of the batch's `row`; None if that cannot be told."""
+    if call.latent is None or call.level is None or [t.shape[1:] for t in output] != [call.latent.x.shape[1:]]:
+        return None
+    x, out = call.latent.x[row : row + 1].detach().float(), output[0][i : i + 1].detach().float()
+    return call.level.latent_gain * x + call.level.output_gain * out
 
 
 def _own_latent(call: Call, row: int, output: Tensors, place: Place) -> Latent | None:

@@ -28,13 +28,13 @@ def test_levels_are_read_off_the_model():
 def test_a_model_that_cannot_be_read_has_equal_weights(model_sampling):
     path = SamplingPath(model_sampling, [2.0, 1.0, 0.0])
     assert path.level(2.0) is None
-    assert [path.weight(step) for step in range(3)] == [1.0, 1.0, 1.0]
+    assert [path.schedule.weight(step) for step in range(3)] == [1.0, 1.0, 1.0]
 
 
 def test_a_schedule_with_a_call_at_zero_has_equal_weights():
     path = SamplingPath(NoisePrediction(), [2.0, 0.0, 0.0])
     assert path.level(0.0) is None
-    assert [path.weight(step) for step in range(2)] == [1.0, 1.0]
+    assert [path.schedule.weight(step) for step in range(2)] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from speca.schedule import DECIDED_AT, NoiseLevel, error_weights, renoised_std
+from speca.schedule import DECIDED_AT, NoiseLevel, Schedule, error_weights, renoised_std
 
 
 def eps(sigma):
@@ -39,44 +39,54 @@ def test_what_follows_from_the_latent_is_the_best_linear_denoiser(level):
 @pytest.mark.parametrize("kind", [eps, flow, velocity])
 def test_late_in_a_run_an_error_costs_its_step(kind):
     """At little noise nothing is undone any more: the latent moves by the step times the error."""
-    assert kind(1e-3).final_error(1e-4) == pytest.approx(1e-4, rel=2e-3)
+    assert kind(1e-3).final_error(1e-4, 3.0) == pytest.approx(1e-4, rel=2e-3)
 
 
 def test_an_early_error_is_partly_undone():
-    """Far above `DECIDED_AT` an error of the noise is worth its share of the noise, not its length."""
-    assert eps(300.0).final_error(3.0) == pytest.approx(DECIDED_AT * 3 / 300, rel=1e-3)
-    assert eps(300.0).final_error(3.0) < eps(3.0).final_error(3.0)
+    """Far above `decided_at` an error of the noise is worth its share of the noise, not its length."""
+    assert eps(300.0).final_error(3.0, 5.0) == pytest.approx(5 * 3 / 300, rel=1e-3)
+    assert eps(300.0).final_error(3.0, 5.0) < eps(3.0).final_error(3.0, 5.0)
+
+
+def test_where_noise_decides_early_errors_cost_more():
+    """The more noise it takes to forget an error, the more an early one costs beside a late one."""
+    sigmas = [100.0, 30.0, 10.0, 3.0, 1.0, 0.3]
+    schedule = Schedule(tuple(eps(s) for s in sigmas), 0.0)
+    early = [schedule.weight(0, decided_at) / schedule.weight(5, decided_at) for decided_at in (1.0, 3.0, 10.0, 30.0)]
+    assert early == sorted(early)
+    assert schedule.weight(0) == schedule.weight(0, DECIDED_AT)
+    assert Schedule().weight(3, 2.0) == 1.0
 
 
 def test_flow_and_noise_prediction_agree_on_one_step():
     """The same step in both languages, y = x / (1 - s) and sigma = s / (1 - s): an error of the denoised picture costs
     the same, whatever the network calls its output."""
     s, to = 0.5, 0.4
-    as_flow = flow(s).final_error(s - to) / abs(flow(s).output_gain)
+    as_flow = flow(s).final_error(s - to, 3.0) / abs(flow(s).output_gain)
     ratio = s / (1 - s)
     # x moves by (s - to) / s of the denoised error; y = x / (1 - to) afterwards, (1 - s) / (1 - to) of it left of s
-    as_noise = eps(ratio).final_error(ratio - to / (1 - to)) / ratio
+    as_noise = eps(ratio).final_error(ratio - to / (1 - to), 3.0) / ratio
     assert as_flow * (1 - s) / (1 - to) == pytest.approx(as_noise)
 
 
 def test_weights_have_mean_one_and_follow_the_steps():
     sigmas = [10.0, 5.0, 2.0, 1.0, 0.5]
-    weights = error_weights([eps(s) for s in sigmas], 0.0)
+    weights = error_weights([eps(s) for s in sigmas], 0.0, 3.0)
     assert sum(weights) / len(weights) == pytest.approx(1.0)
-    costs = [eps(s).final_error(s - t) for s, t in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
+    costs = [eps(s).final_error(s - t, 3.0) for s, t in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
     assert [w / weights[0] for w in weights] == pytest.approx([c / costs[0] for c in costs])
 
 
 def test_a_repeated_sigma_costs_nothing_and_a_rising_one_is_not_negative():
-    weights = error_weights([eps(s) for s in (4.0, 4.0, 2.0, 3.0, 1.0)], 0.0)
+    weights = error_weights([eps(s) for s in (4.0, 4.0, 2.0, 3.0, 1.0)], 0.0, 3.0)
     assert weights[0] == weights[2] == 0.0
     assert min(weights) >= 0.0
 
 
 def test_what_cannot_be_weighed_weighs_one():
-    assert error_weights([], 0.0) == ()
-    assert error_weights([eps(2.0), eps(2.0)], 2.0) == (1.0, 1.0)
-    assert error_weights([replace(eps(2.0), output_gain=math.inf)], 0.0) == (1.0,)
+    assert error_weights([], 0.0, 3.0) == ()
+    assert error_weights([eps(2.0), eps(2.0)], 2.0, 3.0) == (1.0, 1.0)
+    assert error_weights([replace(eps(2.0), output_gain=math.inf)], 0.0, 3.0) == (1.0,)
 
 
 def test_fresh_noise_is_that_of_an_ancestral_step():

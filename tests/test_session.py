@@ -9,6 +9,7 @@ import torch
 from fake_network import HEADER, REUSE, FakeNetwork, errors, run
 from speca.call import Call
 from speca.config import SpeCaConfig
+from speca.schedule import Schedule
 from speca.session import Session
 
 
@@ -50,12 +51,20 @@ def test_run_limit():
     assert [call.rows[0].reason for call in session.tally.record().calls][4] == "run_limit"
 
 
+class Weighing(Schedule):
+    """The same weight at every step: its `last`."""
+
+    def weight(self, step, decided_at=None):
+        return self.last
+
+
 @pytest.mark.parametrize(("weight", "outcome"), [(2.0, "accepted"), (3.0, "rejected")])
 def test_an_error_counts_by_its_weight(weight, outcome):
     """1/11 is .091: twice that is within .25, three times is over it."""
     session = Session(REUSE, HEADER)
     for i, time in enumerate([8.0, 9.0, 10.0]):
-        session.evaluate(Call(time, time, i, 0.0, 1, ("s",), weight=weight), FakeNetwork(time, 1))
+        schedule = Weighing(last=weight)
+        session.evaluate(Call(time, time, i, 0.0, 1, ("s",), schedule=schedule), FakeNetwork(time, 1))
     row = session.tally.record().calls[2].rows[0]
     assert row.error == pytest.approx(weight / 11)
     assert row.outcome == outcome

@@ -9,8 +9,8 @@ from methods.base import Setting
 from methods.speca import SpeCa
 
 GRID: dict[str, tuple[Any, ...]] = {
-    "decided_at": (3.0, 8.0, 20.0),
-    "warmup_steps": (1, 2, 3),
+    "warmup_steps": (1, 2),
+    "order": (1, 2),
 }
 """Field of `SpeCaConfig` -> values. A candidate takes one of each; what is not named here keeps its default."""
 

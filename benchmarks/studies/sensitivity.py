@@ -129,9 +129,7 @@ def costs(subject: Any, case: Any, n_samples: int) -> dict[str, list[Cost]]:
             scale = output.flatten(1).norm(dim=1).view(length) / direction.flatten(1).norm(dim=1).view(length)
             final = relative_error(run(OneError(call, SIZE * scale * direction)), truth)
             sigma = recorder.sigmas[call]
-            found.setdefault(kind, []).append(
-                Cost(call, sigma, sigma - ends[call], statistics.geometric_mean(final))
-            )
+            found.setdefault(kind, []).append(Cost(call, sigma, sigma - ends[call], statistics.geometric_mean(final)))
     return found
 
 

@@ -57,7 +57,8 @@ def describe(
         conds=conds,
         kind=(conds, shape, patches),
         window=window[0] if window else None,
-        weight=path.weight(step),
+        schedule=path.schedule,
+        level=level,
         latent=Latent(latent, level.carry, level.spread)
         if level is not None and isinstance(latent, Tensor) and latent.shape[0] == shape[0]
         else None,

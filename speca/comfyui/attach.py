@@ -145,9 +145,7 @@ class Attachment:
         """The run, and the guider's options with it in them."""
         session = self._open(guider, noise, sampler, sigmas)
         options = comfy.model_patcher.create_model_options_clone(guider.model_options)
-        path = SamplingPath(
-            guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist(), self.config.decided_at
-        )
+        path = SamplingPath(guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist())
         network = guider.model_patcher.model.diffusion_model
         run = options.setdefault("transformer_options", {})[KEY] = Run(session, path, network)
         order_wrappers(options["transformer_options"])

@@ -19,6 +19,7 @@ WIDGETS = {
         *("start_percent", "end_percent", "error_metric", "forecaster", "cache_device"),
     ],
     "SpeCaReport": [],
+    "SpeCaCompare": ["true_errors"],
     "SpeCaDiTLoader": ["model_name", "weight_dtype"],
     "SpeCaDiTClass": ["imagenet_class", "classes"],
     "SpeCaDiTLatent": ["batch_size", "width", "height"],
@@ -26,6 +27,7 @@ WIDGETS = {
 REQUIRED = {
     "SpeCa": {"model"},
     "SpeCaReport": {"samples", "model"},
+    "SpeCaCompare": {"noise", "guider", "sampler", "sigmas", "latent_image"},
     "SpeCaDiTLoader": {"model_name"},
     "SpeCaDiTClass": set(),
     "SpeCaDiTLatent": {"model"},
@@ -34,11 +36,13 @@ REQUIRED = {
 
 @pytest.fixture(params=sorted(WIDGETS))
 def node(request: pytest.FixtureRequest, comfy: None) -> Any:
+    import speca_pack.nodes.compare
     import speca_pack.nodes.dit
     import speca_pack.nodes.report
     import speca_pack.nodes.speca
 
-    families = (speca_pack.nodes.speca, speca_pack.nodes.report, speca_pack.nodes.dit)
+    nodes = speca_pack.nodes
+    families = (nodes.speca, nodes.report, nodes.compare, nodes.dit)
     by_id = {cls.define_schema().node_id: cls for family in families for cls in family.NODES}
     assert sorted(by_id) == sorted(WIDGETS)
     return by_id[request.param]
@@ -57,7 +61,7 @@ class TestInputs:
         """In a page, required ones come before optional ones: values of saved workflows must still fit."""
         given = node.INPUT_TYPES()
         names = [*given.get("required", {}), *given.get("optional", {})]
-        connections = {"model", "samples"}
+        connections = {"model", "samples", "vae", *REQUIRED["SpeCaCompare"]}
         assert [name for name in names if name not in connections] == WIDGETS[node.define_schema().node_id]
 
     def test_a_graph_with_the_model_alone(self, graphs: Any) -> None:

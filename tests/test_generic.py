@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import logging
 import weakref
@@ -145,6 +147,25 @@ class MixesRows(Unknown):
         return super().run(tokens.transpose(0, 1), modulation.transpose(0, 1)).transpose(0, 1)
 
 
+class ByAnotherName(Unknown):
+    """Its blocks have a forward, which it does not call."""
+
+    class Block(Block):
+        def forward_gen(self, hidden: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+            return self.scaled(super().forward(hidden, modulation))
+
+        def scaled(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden * 1.0
+
+    def __init__(self) -> None:
+        super().__init__(self.Block)
+
+    def run(self, tokens: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            tokens = block.forward_gen(tokens, modulation)
+        return tokens
+
+
 class FewBlocks(Unknown):
     def __init__(self) -> None:
         super().__init__(depth=3)
@@ -168,6 +189,7 @@ DISTRUSTED = {
     ReadsAnEarlyBlock: "its output depends on more than what its last block receives",
     Crops: "a block does not receive just what the one before it returned",
     RunsTwice: "not every block runs exactly once",
+    ByAnotherName: "its blocks are called by forward_gen, not by forward",
     Random: "two equal calls give different outputs",
     MixesRows: "what its blocks carry has no row for each sample",
 }
@@ -233,22 +255,115 @@ def test_not_proposed(comfy: None, network: type[nn.Module]) -> None:
     assert torch.equal(samples, tiny_models.ksample(*tiny, steps=8))
 
 
-def test_the_trial_is_held_once_for_each_network(comfy: None) -> None:
-    calls = []
+@pytest.fixture
+def counting() -> type[Unknown]:
+    """A class of networks that nobody has seen, and that counts its calls."""
 
     class Counting(Unknown):
         def run(self, tokens: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
             calls.append(len(tokens))
+            return self.through(tokens, modulation)
+
+        def through(self, tokens: torch.Tensor, modulation: torch.Tensor) -> torch.Tensor:
             return super().run(tokens, modulation)
 
-    tiny = model_with(Counting())
-    for expected in (8 + 3, 8):  # the trial: watched, in full, and without the blocks
-        calls.clear()
-        run(tiny, threshold=1e9)
-        assert len(calls) == expected
-    calls.clear()
-    run(model_with(Counting()), threshold=0.0)
-    assert len(calls) == 8  # nothing will be skipped, so nothing is tried
+    calls: list[int] = []
+    Counting.calls = calls
+    return Counting
+
+
+TRIAL = 3  # calls: watched, in full, and without the blocks
+
+
+class TestOneTrial:
+    """Of all networks of one class and structure, as long as they are called in one way."""
+
+    def calls(self, tiny: tiny_models.TinyModel, counting: type[Unknown], **settings: Any) -> tuple[int, Any]:
+        counting.calls.clear()
+        _, record = run(tiny, **({"threshold": 1e9} | settings))
+        return len(counting.calls), record
+
+    def test_serves_the_next_run_and_the_next_network(self, comfy: None, counting: type[Unknown]) -> None:
+        tiny = model_with(counting())
+        assert self.calls(tiny, counting)[0] == 8 + TRIAL
+        assert self.calls(tiny, counting)[0] == 8
+        calls, record = self.calls(model_with(counting()), counting)
+        assert calls == 8
+        assert record.totals.accepted > 0
+
+    def test_is_not_held_where_nothing_will_be_skipped(self, comfy: None, counting: type[Unknown]) -> None:
+        assert self.calls(model_with(counting()), counting, threshold=0.0)[0] == 8
+
+    def test_that_failed_is_not_held_again_either(self, comfy: None, counting: type[Unknown]) -> None:
+        counting.through = ReadsAnEarlyBlock.run
+        first, record = self.calls(model_with(counting()), counting)
+        reason = DISTRUSTED[ReadsAnEarlyBlock]
+        assert first == 8 + TRIAL
+        assert reason in record.header.native
+        again, record = self.calls(model_with(counting()), counting)
+        assert again == 8
+        assert reason in record.header.native
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda network: setattr(network, "blocks", network.blocks[:-1]),
+            lambda network: setattr(network, "long_skip", True),
+            lambda network: setattr(network.blocks[2], "kind", "other"),
+            lambda network: setattr(network, "head", nn.Sequential(nn.Linear(WIDTH, 4), nn.Identity())),
+            lambda network: setattr(network.blocks[3], "forward", functools.partial(Block.forward, network.blocks[3])),
+            lambda network: [block.register_buffer("kept", torch.zeros(2)) for block in network.blocks],
+        ],
+        ids=["depth", "flag", "flag of a block", "another module", "another pack's forward", "buffer"],
+    )
+    def test_does_not_speak_for_another_structure(
+        self, comfy: None, counting: type[Unknown], change: Callable[[nn.Module], Any]
+    ) -> None:
+        self.calls(model_with(counting()), counting)
+        network = counting()
+        change(network)
+        tiny = model_with(network)
+        assert self.calls(tiny, counting)[0] == 8 + TRIAL
+        assert self.calls(tiny, counting)[0] == 8
+
+    def test_does_not_speak_for_calls_with_a_patch(self, comfy: None, counting: type[Unknown]) -> None:
+        """What another pack put into one run must not decide for those without it."""
+        tiny = model_with(counting())
+        patched = tiny._replace(model_patcher=tiny.model_patcher.clone())
+        patched.model_patcher.set_model_patch(lambda *args: args, "double_block")
+        assert self.calls(patched, counting)[0] == 8 + TRIAL
+        assert self.calls(tiny, counting)[0] == 8 + TRIAL
+        assert self.calls(patched, counting)[0] == 8
+
+    def test_finds_the_blocks_that_are_there_now(self, comfy: None, counting: type[Unknown]) -> None:
+        tiny = model_with(counting())
+        self.calls(tiny, counting)
+        network = tiny.model_patcher.model.diffusion_model
+        network.blocks = copy.deepcopy(network.blocks)
+        calls, record = self.calls(tiny, counting)
+        assert calls == 8
+        assert record.totals.accepted > 0
+
+    def test_a_number_that_changes_is_no_structure(self, comfy: None, counting: type[Unknown]) -> None:
+        """A network may count its calls."""
+        tiny = model_with(counting())
+        self.calls(tiny, counting)
+        tiny.model_patcher.model.diffusion_model.step = 5
+        assert self.calls(tiny, counting)[0] == 8
+
+
+@pytest.mark.parametrize("network", [Unknown, Reversed], ids=["forwards", "backwards"])
+def test_compiled_blocks_of_an_unknown_network_speculate(comfy: None, network: type[nn.Module]) -> None:
+    tiny = model_with(network())
+    blocks = tiny.model_patcher.model.diffusion_model.blocks
+    for i, block in enumerate(list(blocks)):
+        blocks[i] = torch.compile(block, backend="eager")
+    samples, record = run(tiny, threshold=1e-12)
+    assert record.header.native is None
+    assert record.totals.rejected == 7
+    assert torch.equal(samples, tiny_models.ksample(*tiny, steps=8))
+    _, record = run(tiny, threshold=1e9)
+    assert record.totals.accepted > 0
 
 
 def test_a_network_that_writes_to_its_input_is_tried_out_on_a_copy(comfy: None) -> None:
@@ -263,12 +378,62 @@ def test_a_network_that_writes_to_its_input_is_tried_out_on_a_copy(comfy: None) 
 
 
 def test_nothing_keeps_a_network_alive(comfy: None) -> None:
-    tiny = model_with(Unknown())
-    run(tiny, threshold=1e9)
-    network = weakref.ref(tiny.model_patcher.model.diffusion_model)
-    del tiny
+    class OfItsOwn(Unknown):
+        pass
+
+    tiny = model_with(OfItsOwn())
+    _, record = run(tiny, threshold=1e9)
+    assert record.totals.accepted > 0
+    network, cls = weakref.ref(tiny.model_patcher.model.diffusion_model), weakref.ref(OfItsOwn)
+    block = weakref.ref(network().blocks[0])
+    del tiny, OfItsOwn, record
     gc.collect()
     assert network() is None
+    assert block() is None
+    assert cls() is None
+
+
+class TestTheReasonIsTheTrueOne:
+    """Of an adapter's class that came out otherwise than the adapter says."""
+
+    def test_blocks_are_called_by_another_method(self, comfy: None) -> None:
+        tiny = tiny_models.build("wan21")
+        network = tiny.model_patcher.model.diffusion_model
+        block = type(network.blocks[0])
+
+        class Block(block):
+            def forward_gen(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+                return block.forward(self, *args, **kwargs)
+
+            def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+                return self.forward_gen(*args, **kwargs)
+
+        Block.__module__ = block.__module__  # a later core's
+        for one in network.blocks:
+            one.__class__ = Block
+        samples, record = run(tiny, threshold=1e9)
+        assert record.header.native == "Wan's blocks are called by forward_gen, not by forward; it runs uncached"
+        assert torch.equal(samples, tiny_models.ksample(*tiny, steps=8))
+
+    def test_the_list_of_blocks_has_another_name(self, comfy: None) -> None:
+        import comfyui_version
+
+        tiny = tiny_models.build("auraflow")
+        network = tiny.model_patcher.model.diffusion_model
+        network.__class__ = type("Flux", (type(network),), {})
+        _, record = run(tiny, threshold=1e9)
+        assert record.header.native == (
+            f"SpeCa knows FLUX, but in ComfyUI {comfyui_version.__version__} Flux has fewer than two blocks in "
+            "double_blocks and single_blocks, and its structure is not that of a transformer with equal blocks; "
+            "it runs uncached"
+        )
+
+    def test_a_known_class_is_not_called_unknown_when_its_trial_fails(self, comfy: None) -> None:
+        network = ReadsAnEarlyBlock()
+        network.__class__ = type("Flux", (ReadsAnEarlyBlock,), {})
+        _, record = run(model_with(network), threshold=1e9)
+        assert record.header.native.startswith("SpeCa knows FLUX, but in ComfyUI ")
+        assert f"its blocks cannot be skipped safely: {DISTRUSTED[ReadsAnEarlyBlock]}" in record.header.native
 
 
 @pytest.mark.parametrize("name", sorted(tiny_models.UNETS))

@@ -109,8 +109,13 @@ def recognise(network: nn.Module) -> Anatomy:
         try:
             return find_anatomy(architecture, network)
         except NotThisArchitectureError as changed:
-            missing = f"SpeCa knows {architecture.title}, but {changed}"
+            missing = f"SpeCa knows {architecture.title}, but in {_comfyui()} {changed}"
+    return discover(network, missing)
+
+
+def _comfyui() -> str:
     try:
-        return discover(network)
-    except NotThisArchitectureError as unknown:
-        raise NotThisArchitectureError(f"{missing}, and {unknown}; it runs uncached") from None
+        from comfyui_version import __version__
+    except ImportError:
+        return "this ComfyUI"
+    return f"ComfyUI {__version__}"

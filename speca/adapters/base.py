@@ -160,13 +160,17 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """An architecture found in one network: the blocks to skip and the one block that verifies."""
+    """An architecture found in one network: the blocks to skip and the one block that verifies.
+
+    missing: where the architecture is the network's own structure, why no adapter is used.
+    """
 
     architecture: Architecture
     skipped: tuple[tuple[BlockList, nn.Module], ...]
     verification_stage: BlockList
     verification_block: nn.Module
     helpers: tuple[tuple[BlockList, nn.Module], ...] = ()
+    missing: str = ""
 
     @property
     def n_blocks(self) -> int:
@@ -286,6 +290,43 @@ def exchanged_forwards(forwards: Iterable[tuple[nn.Module, str, Callable[..., An
     finally:
         for attributes, name, native in reversed(before):
             _put(attributes, name, native)
+
+
+@contextmanager
+def other_methods_noted(block: nn.Module, method: str) -> Iterator[set[str]]:
+    """The names of the methods of `block` but `method` that are called meanwhile, from outside of it.
+
+    None is noted of a block that is compiled in place: what notes them would be compiled into it.
+    """
+    called: set[str] = set()
+    inside = False
+
+    def noting(name: str, native: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            if inside:
+                return native(*args, **kwargs)
+            inside = True
+            called.add(name)
+            try:
+                return native(*args, **kwargs)
+            finally:
+                inside = False
+
+        return noted
+
+    own = [kind for kind in type(uncompiled(block)).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module]
+    names = {name for kind in own for name, value in vars(kind).items() if inspect.isfunction(value)}
+    others = [name for name in names if name != method and not name.startswith("__")]
+    if COMPILED_IN_PLACE in vars(block):
+        others = []
+    with exchanged_forwards([(block, name, noting(name, getattr(block, name))) for name in others]):
+        yield called
+
+
+def called_otherwise(method: str, others: Iterable[str]) -> str:
+    """The end of a sentence that says why nothing was seen of blocks that are held to be called by `method`."""
+    return f"called by {' and '.join(sorted(others))}, not by {method}"
 
 
 def is_batched(tensors: Sequence[Any], rows: int) -> bool:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,9 @@ from .base import (
     BlockList,
     NotThisArchitectureError,
     Parameter,
+    called_otherwise,
     exchanged_forward,
+    other_methods_noted,
     parameters_of,
     uncompiled,
 )
@@ -39,17 +41,19 @@ LEAST_SHARE_OF_SECOND = 0.1  # a shorter list (refiners of the text) runs on eve
 TOLERANCE = 1e-3  # relative L2 of the trial's output: the same arithmetic on the same numbers
 
 
-def discover(network: nn.Module) -> Anatomy:
+def discover(network: nn.Module, missing: str) -> Anatomy:
     """The anatomy that the structure proposes, still to be proved. Raises `NotThisArchitectureError` if there is none.
 
-    Equal means the same class and the same parameters: the blocks of a U-Net, which change their width, are not.
+    missing: why no adapter is used, as the beginning of a sentence. Equal means the same class and the same parameters:
+    the blocks of a U-Net, which change their width, are not.
     """
     total = sum(p.numel() for p in network.parameters())
     lists = sorted(_lists_of_equal_blocks(network), key=lambda found: -found.share(total))
     chosen = lists[:1] + [second for second in lists[1:2] if second.share(total) >= LEAST_SHARE_OF_SECOND]
     blocks = [(found.stage, block) for found in chosen for block in found.blocks]
     if len(blocks) < LEAST_BLOCKS or sum(found.share(total) for found in chosen) < LEAST_SHARE:
-        raise NotThisArchitectureError("its structure is not that of a transformer with equal blocks")
+        what = "its structure is not that of a transformer with equal blocks"
+        raise NotThisArchitectureError(f"{missing}, and {what}; it runs uncached")
     architecture = Architecture(
         name="generic",
         title=type(network).__name__,
@@ -58,7 +62,7 @@ def discover(network: nn.Module) -> Anatomy:
         experimental=True,
     )
     stage, block = blocks[-1]
-    return Anatomy(architecture, tuple(blocks[:-1]), stage, block)
+    return Anatomy(architecture, tuple(blocks[:-1]), stage, block, missing=missing)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Watch:
         self._last: dict[str, _Seen] = {}
         self._carried: dict[str, set[tuple[Parameter, ...]]] = {}
         self._forms: dict[str, set[type]] = {}
+        self.other_methods: set[str] = set()
 
     def note(self, stage: BlockList, block: nn.Module, arguments: dict[Parameter, Any], returned: Any) -> None:
         """`block` of `stage` was given `arguments` and returned `returned`."""
@@ -122,6 +127,8 @@ class Watch:
         proposed = self._proposed
         blocks = [*proposed.skipped, (proposed.verification_stage, proposed.verification_block)]
         counts = Counter(id(block) for _, block in self._order)
+        if not counts and self.other_methods:
+            raise NotThisArchitectureError(f"its blocks are {called_otherwise('forward', self.other_methods)}")
         if any(counts[id(block)] != 1 for _, block in blocks):
             raise NotThisArchitectureError("not every block runs exactly once")
         paths = list(dict.fromkeys(stage.path for stage, _ in self._order))
@@ -171,33 +178,76 @@ def watched(proposed: Anatomy) -> Iterator[Watch]:
         return returned
 
     with ExitStack() as stack:
+        watch.other_methods = stack.enter_context(other_methods_noted(proposed.verification_block, "forward"))
         for stage, block in (*proposed.skipped, (proposed.verification_stage, proposed.verification_block)):
             stack.enter_context(exchanged_forward(block, functools.partial(note, stage, block, stage.native(block))))
         yield watch
 
 
-_outcomes: WeakKeyDictionary[nn.Module, Anatomy | str] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Proved:
+    """What a trial showed, told without the network: its lists of blocks, and where in them each of its blocks is, as
+    (list, place), in the order in which they run."""
+
+    architecture: Architecture
+    places: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, network: nn.Module) -> _Proved:
+        lists = [stage.blocks_of(network) for stage in anatomy.architecture.stages]
+        found = {id(block): (i, place) for i, blocks in enumerate(lists) for place, block in enumerate(blocks)}
+        in_order = (*(block for _, block in anatomy.skipped), anatomy.verification_block)
+        return cls(anatomy.architecture, tuple(found[id(block)] for block in in_order))
+
+    def found_in(self, network: nn.Module) -> Anatomy:
+        stages = self.architecture.stages
+        lists = [stage.blocks_of(network) for stage in stages]
+        *skipped, (stage, block) = [(stages[i], lists[i][place]) for i, place in self.places]
+        return Anatomy(self.architecture, tuple(skipped), stage, block)
 
 
-def prove(network: nn.Module, proposed: Anatomy, bind: Callable[[Anatomy], Network]) -> Anatomy:
-    """The anatomy of `network`, watched and tried out; costs two calls and a bit, once for each network.
+# What trials showed in this process. Classes are held weakly, and nothing of a network is held.
+_outcomes: WeakKeyDictionary[type[nn.Module], dict[Hashable, _Proved | str]] = WeakKeyDictionary()
 
-    bind: the network bound to one call's inputs, which the trial may use up. Raises `NotThisArchitectureError` saying
-    what was found instead.
+
+def prove(
+    network: nn.Module, proposed: Anatomy, bind: Callable[[Anatomy], Network], manner: Hashable = None
+) -> Anatomy:
+    """The anatomy of `network`, watched and tried out; costs two calls and a bit, once a process for all networks of
+    one class and structure that are called in one `manner`.
+
+    bind: the network bound to one call's inputs, which the trial may use up. manner: what may make blocks do something
+    else, such as patches, by name; it is kept for good. Raises `NotThisArchitectureError` saying what was found.
     """
-    outcome = _outcomes.get(network)
-    if outcome is None:
+    outcomes = _outcomes.setdefault(type(network), {})
+    key = _structure(network, proposed), manner
+    if key not in outcomes:
         try:
-            outcome = _tried_out(proposed, bind)
+            outcomes[key] = _Proved.of(_tried_out(proposed, bind), network)
         except NotThisArchitectureError as found:
-            outcome = str(found)
-        _outcomes[network] = outcome
+            outcomes[key] = str(found)
+    outcome = outcomes[key]
     if isinstance(outcome, str):
-        name = proposed.architecture.title
         raise NotThisArchitectureError(
-            f"SpeCa has no adapter for {name}, and its blocks cannot be skipped safely: {outcome}; it runs uncached"
+            f"{proposed.missing}, and its blocks cannot be skipped safely: {outcome}; it runs uncached"
         )
-    return outcome
+    return outcome.found_in(network)
+
+
+def _structure(network: nn.Module, proposed: Anatomy) -> Hashable:
+    """Equal for networks of one class that are built alike: the same kinds of modules with parameters of the same
+    shapes, and the same flags on the network and its blocks."""
+    modules = tuple((path, ref(type(module))) for path, module in network.named_modules())
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    flagged = (network, *(uncompiled(block) for _, block in proposed.skipped), uncompiled(proposed.verification_block))
+    return modules, tuple((name, tensor.shape) for name, tensor in tensors), tuple(map(_flags, flagged))
+
+
+def _flags(module: nn.Module) -> Hashable:
+    """What is set on the module itself and may choose between ways to run. Not numbers, which may count its calls."""
+    flags = {name: value for name, value in vars(module).items() if isinstance(value, (bool, str))}
+    forward = vars(module).get("forward")
+    return frozenset(flags.items()), getattr(forward, "__qualname__", forward is not None)
 
 
 def _tried_out(proposed: Anatomy, bind: Callable[[Anatomy], Network]) -> Anatomy:

@@ -17,7 +17,15 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ..adapters.base import Anatomy, BlockList, exchanged_forward, exchanged_forwards, is_batched
+from ..adapters.base import (
+    Anatomy,
+    BlockList,
+    called_otherwise,
+    exchanged_forward,
+    exchanged_forwards,
+    is_batched,
+    other_methods_noted,
+)
 from ..call import Exact, ForecastImpossibleError, Tensors
 from .compiled import Forwards, tapped
 from .counting import BlocksMissingError, Census, Ran, counted
@@ -54,7 +62,7 @@ class BoundNetwork:
         self._kwargs = kwargs
         self._n_rows = n_rows
         self._entry = entry
-        self._census = census or Census()
+        self._census = census
         self._streams = streams
         self._drafted = False
         self.splittable = splittable
@@ -88,7 +96,9 @@ class BoundNetwork:
                 kept.append(None)
 
         with ExitStack() as taps:
-            ran = None if self._forwards.compiled else taps.enter_context(counted(self._anatomy))
+            if not self._forwards.compiled:
+                ran = taps.enter_context(counted(self._anatomy))
+                others = taps.enter_context(other_methods_noted(block, stage.method))
             if keep_embedded and self._entry.is_embedded is not False:
                 taps.enter_context(tapped(first_stage, first, enter, self._forwards.compiled))
             if keep_features:
@@ -96,8 +106,8 @@ class BoundNetwork:
                 for helper_stage, helper in self._anatomy.helpers:
                     taps.enter_context(tapped(helper_stage, helper, note, self._forwards.compiled))
             output = self._run(rows)
-        if ran is not None:
-            self._check_that_all_ran(ran, output)
+        if not self._forwards.compiled:
+            self._check_that_all_ran(ran, others, output)
         elif keep_features and not kept:  # of a network compiled as a whole only what is tapped can be counted
             raise BlocksMissingError("the last block did not run", output)
         features = kept[0] if len(kept) == 1 else None
@@ -108,12 +118,19 @@ class BoundNetwork:
             return Exact(features, output)
         return Exact(features, output, embedded)
 
-    def _check_that_all_ran(self, ran: Ran, output: Tensors) -> None:
+    def _check_that_all_ran(self, ran: Ran, others: set[str], output: Tensors) -> None:
+        if self._census is None:
+            return
         replaced = self._options.get("patches_replace") or {}
         n_replaced = sum(map(len, replaced.values()))
         missing = self._census.missing(self._streams, ran, self._anatomy.n_blocks, n_replaced)
-        if missing is not None:
-            raise BlocksMissingError(missing, output)
+        if missing is None:
+            return
+        why = None
+        if not ran and others:
+            architecture, method = self._anatomy.architecture, self._anatomy.verification_stage.method
+            why = f"{architecture.title}'s blocks are {called_otherwise(method, others)}; it runs uncached"
+        raise BlocksMissingError(missing, output, why)
 
     @property
     def _options(self) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Run:
         self.session = session
         self.path = path
         self._anatomies: dict[int, tuple[nn.Module, Anatomy]] = {}
+        self._proofs: dict[Hashable, Anatomy] = {}
         self._own: dict[int, Own] = {}
         self._census = Census()
         self._was_called = False
@@ -165,7 +166,7 @@ class Run:
             # Other packs' patches may hold tensors for this very batch: then it is never taken apart.
             splittable = call.n_samples > 1 and not patched and not architecture.mixes_rows
             if architecture.experimental and self.session.config.threshold > 0:
-                anatomy = _proved(model, anatomy, forwards, args, kwargs, len(call.streams))
+                anatomy = self._proved(model, anatomy, forwards, args, kwargs, len(call.streams))
                 splittable = False  # how the network treats the rows of a batch is not known
         except ForecastImpossibleError as refused:
             self.go_native(f"this call cannot be cached ({refused}); the run is computed natively")
@@ -196,11 +197,35 @@ class Run:
 
     def _left(self, missing: BlocksMissingError, network: BoundNetwork, options: Mapping[str, Any]) -> Tensors:
         """The call's output, where another cache answered for blocks; the rest of the run is left to that."""
-        self.go_native(blamed(f"{missing.how_many} in a call to be computed in full", in_the_network(options)))
+        what = f"{missing.how_many} in a call to be computed in full"
+        self.go_native(missing.why or blamed(what, in_the_network(options)))
         try:
             return network.past_others(missing)
         except Exception as error:
             raise NetworkFaultError(error) from None
+
+    def _proved(
+        self,
+        model: Any,
+        proposed: Anatomy,
+        forwards: Forwards,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        n_rows: int,
+    ) -> Anatomy:
+        """The anatomy of a network found by its structure, tried out on a copy of this call's inputs."""
+
+        def bind(anatomy: Anatomy) -> BoundNetwork:
+            own_args = tuple(copied(a) for a in args)
+            own_kwargs = {k: v if k == "transformer_options" else copied(v) for k, v in kwargs.items()}
+            return BoundNetwork(anatomy, forwards, own_args, own_kwargs, n_rows, False, Entry(False))
+
+        acting = frozenset(name for name, value in kwargs.items() if value is not None)
+        manner = patch_signature(kwargs.get("transformer_options", {})), acting
+        key = id(proposed), manner  # `_anatomies` keeps it alive
+        if key not in self._proofs:
+            self._proofs[key] = prove(uncompiled(model.diffusion_model), proposed, bind, manner)
+        return self._proofs[key]
 
     def _look_for_jumps(self, call: Call) -> None:
         """Of a tile or a crop, whose place only its own stream can tell."""
@@ -218,16 +243,3 @@ class Run:
         for row, stream in enumerate(self.session.streams.of(call)):
             x, out = call.latent.x[row : row + 1].float(), output[0][row : row + 1].float()
             stream.seen = Seen(call.sigma, x.clone(), level.latent_gain * x + level.output_gain * out)
-
-
-def _proved(
-    model: Any, proposed: Anatomy, forwards: Forwards, args: tuple[Any, ...], kwargs: dict[str, Any], n_rows: int
-) -> Anatomy:
-    """The anatomy of a network found by its structure, tried out on a copy of this call's inputs."""
-
-    def bind(anatomy: Anatomy) -> BoundNetwork:
-        own_args = tuple(copied(a) for a in args)
-        own_kwargs = {k: v if k == "transformer_options" else copied(v) for k, v in kwargs.items()}
-        return BoundNetwork(anatomy, forwards, own_args, own_kwargs, n_rows, False, Entry(False))
-
-    return prove(uncompiled(model.diffusion_model), proposed, bind)

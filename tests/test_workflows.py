@@ -40,6 +40,9 @@ FILE_INPUTS = {
     "SpeCaDiTLoader": {"model_name": "diffusion_models"},
 }
 
+# The nodes that report on a run.
+REPORTERS = ("SpeCaReport", "SpeCaCompare")
+
 MAX_THUMBNAIL_BYTES = 60_000
 
 
@@ -112,16 +115,19 @@ def test_links_and_slots_agree(workflow: Workflow) -> None:
 
 
 def test_speca_is_reported_and_used(workflow: Workflow) -> None:
-    """Each sampler's run with SpeCa has a report, on the same MODEL as the sampler."""
+    """Each sampler's run with SpeCa has a report, on the same MODEL as the sampler; SpeCa Compare is both."""
     links = workflow_graphs.links_of(workflow)
+    kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
     for report in nodes_of(workflow, "SpeCaReport"):
         samples, model = (links[entry["link"]] for entry in report["inputs"])
-        kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
         assert kinds[samples[0]] in ("KSampler", "SamplerCustomAdvanced")
         assert kinds[model[0]] == "SpeCa"
         users = {target for origin, _, target, _ in links.values() if origin == model[0]}
         assert users - {report["id"]}
-    assert len(nodes_of(workflow, "SpeCaReport")) == len(nodes_of(workflow, "SpeCa")) == 1
+    for compare in nodes_of(workflow, "SpeCaCompare"):
+        guider = next(links[entry["link"]][0] for entry in compare["inputs"] if entry["name"] == "guider")
+        assert "SpeCa" in {kinds[origin] for origin, _, target, _ in links.values() if target == guider}
+    assert len(nodes_of(workflow, *REPORTERS)) == len(nodes_of(workflow, "SpeCa")) == 1
 
 
 def test_the_layout_is_tidy(workflow: Workflow) -> None:
@@ -231,8 +237,8 @@ def run(graphs: comfy_env.Graphs, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
         file.unlink(missing_ok=True)
 
 
-def key_of(prompt: dict[str, Any], kind: str) -> str:
-    (key,) = (key for key, node in prompt.items() if node["class_type"] == kind)
+def key_of(prompt: dict[str, Any], *kinds: str) -> str:
+    (key,) = (key for key, node in prompt.items() if node["class_type"] in kinds)
     return key
 
 
@@ -240,7 +246,7 @@ def test_it_runs_from_end_to_end(run: Any, path: Path, workflow: Workflow) -> No
     model, steps = EXPECTED[path.stem]
     prompt, result = run(path.stem, workflow)
     assert result.success, result.error
-    report = json.loads(result.outputs[key_of(prompt, "SpeCaReport")]["speca"][0])
+    report = json.loads(result.outputs[key_of(prompt, *REPORTERS)]["speca"][0])
     totals = report["totals"]
     assert totals["calls"] == report["steps"] == len(report["calls"]) == steps
     assert totals["full"] + totals["accepted"] + totals["rejected"] == steps
@@ -249,7 +255,7 @@ def test_it_runs_from_end_to_end(run: Any, path: Path, workflow: Workflow) -> No
     assert report["architecture"] == (model or "dit")
     assert report["node_id"] == key_of(prompt, "SpeCa")
     # Every output node has left its files.
-    kinds = {"SaveImage", "PreviewImage", "SaveVideo"}
+    kinds = {"SaveImage", "PreviewImage", "SaveVideo", "SpeCaCompare"}
     shown = [result.outputs[key]["images"] for key, node in prompt.items() if node["class_type"] in kinds]
     n_pictures = {"dit_xl2_imagenet": [3], "compare_with_and_without_speca": [1, 1]}.get(path.stem, [1])
     assert [len(images) for images in shown] == n_pictures
@@ -263,19 +269,14 @@ def file_of(image: dict[str, str]) -> Path:
     return Path(folder_paths.get_directory_by_type(image["type"]), image["subfolder"], image["filename"])
 
 
-def test_the_comparison_differs_by_speca_alone(run: Any) -> None:
-    """At threshold 0 both pictures are the same, as the note says; the two samplers differ in their MODEL only."""
-    from PIL import Image, ImageChops
-
+def test_at_threshold_zero_the_comparison_finds_no_difference(run: Any) -> None:
+    """As the note says."""
     name = "compare_with_and_without_speca"
     workflow = workflow_graphs.load(workflow_graphs.FOLDER / f"{name}.json")
     prompt, result = run(name, workflow, threshold=0.0)
     assert result.success, result.error
-    shown = [key for key, node in prompt.items() if node["class_type"] == "PreviewImage"]
-    with_speca, without = (Image.open(file_of(result.outputs[key]["images"][0])) for key in shown)
-    assert ImageChops.difference(with_speca.convert("RGB"), without.convert("RGB")).getbbox() is None
-    samplers = [node["inputs"] for node in prompt.values() if node["class_type"] == "KSampler"]
-    assert [key for key in samplers[0] if samplers[0][key] != samplers[1][key]] == ["model"]
+    told = json.loads(result.outputs[key_of(prompt, "SpeCaCompare")]["speca_compare"][0])
+    assert (told["psnr"], told["latent_error"]) == ("infinite", 0.0)
 
 
 def test_refreshing_changes_only_what_is_stale(graphs: comfy_env.Graphs, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +28,12 @@ class Anchor:
     output: Tensors
     latent: Latent | None = None
     added: Tensors | None = None
+
+    def moved(self, place: Callable[[Tensor], Tensor]) -> Anchor:
+        """The same where `place` puts each tensor."""
+        latent = self.latent and replace(self.latent, x=place(self.latent.x))
+        added = None if self.added is None else tuple(map(place, self.added))
+        return Anchor(self.time, tuple(map(place, self.features)), tuple(map(place, self.output)), latent, added)
 
     @property
     def nbytes(self) -> int:
@@ -69,6 +75,11 @@ class History:
 
     def clear(self) -> None:
         self._anchors = []
+
+    def move(self, place: Callable[[Tensor], Tensor]) -> None:
+        """Everything to where `place` puts it, one anchor after the other."""
+        for i, anchor in enumerate(self._anchors):
+            self._anchors[i] = anchor.moved(place)
 
     def record(self, anchor: Anchor) -> None:
         kept = [replace(old, added=None) for old in self._anchors if old.time != anchor.time]

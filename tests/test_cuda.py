@@ -51,6 +51,35 @@ def test_anchors_in_system_memory_give_the_same_picture(tiny: Any, sampler: str)
     assert torch.equal(run("cpu"), run("gpu"))
 
 
+def test_anchors_in_system_memory_are_pinned(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied there at once, and given back with the run."""
+    from speca.history import History
+
+    record, pinned = History.record, []
+
+    def note(self: History, anchor: Any) -> None:
+        pinned.extend(f.is_pinned() for f in anchor.features)
+        record(self, anchor)
+
+    monkeypatch.setattr(History, "record", note)
+    one_row = tiny._replace(cfg=1.0)
+    sample(one_row, attached(tiny.model_patcher, **ACCEPT, cache_device="cpu"))
+    assert pinned
+    assert all(pinned)
+
+
+def test_anchors_that_move_in_mid_run_give_the_same_picture(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from speca.comfyui.placement import Placement
+
+    some = ACCEPT | {"max_consecutive": 1}
+    on_the_card = sample(tiny, attached(tiny.model_patcher, **some, cache_device="gpu"))
+    looks = iter([True, True])
+    monkeypatch.setattr(Placement, "_fits", lambda self, device: next(looks, False))
+    patcher = attached(tiny.model_patcher, **some, cache_device="auto")
+    assert torch.equal(sample(tiny, patcher), on_the_card)
+    assert "accepted" in outcomes(patcher)
+
+
 def test_a_run_leaves_no_memory_behind(tiny: Any) -> None:
     """Anchors are freed with the run; only the record, which holds no tensor, stays."""
     patcher = attached(tiny.model_patcher, **ACCEPT, cache_device="gpu")

@@ -143,11 +143,12 @@ class Attachment:
 
     def _start(self, guider: Any, noise: Tensor, _latent: Any, sampler: Any, sigmas: Tensor) -> tuple[Run, Any]:
         """The run, and the guider's options with it in them."""
-        session = self._open(guider, noise, sampler, sigmas)
+        placement = Placement(self.config)
+        session = self._open(guider, noise, sampler, sigmas, placement)
         options = comfy.model_patcher.create_model_options_clone(guider.model_options)
         path = SamplingPath(guider.model_patcher.get_model_object("model_sampling"), sigmas.tolist())
         network = guider.model_patcher.model.diffusion_model
-        run = options.setdefault("transformer_options", {})[KEY] = Run(session, path, network)
+        run = options.setdefault("transformer_options", {})[KEY] = Run(session, path, network, placement)
         order_wrappers(options["transformer_options"])
         return run, options
 
@@ -155,10 +156,11 @@ class Attachment:
         """Never raises: the samples are there, or another error is on its way."""
         try:
             self._runs.append((run.session.close(status), _fingerprint(result)))
+            run.placement.release()
         except Exception as error:
             log.warning("SpeCa could not report this run (%r)", error, exc_info=True)
 
-    def _open(self, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor) -> Session:
+    def _open(self, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor, placement: Placement) -> Session:
         model = guider.model_patcher.model
         device = guider.model_patcher.load_device
         steps = max(len(sigmas) - 1, 0)
@@ -187,7 +189,7 @@ class Attachment:
         )
         witness = _witness.get()
         clock = clock_of(device) if witness is None else witness.run_clock
-        return Session(config, header, self._listener, Placement(self.config), clock, witness)
+        return Session(config, header, self._listener, placement, clock, witness)
 
     def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
         wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})

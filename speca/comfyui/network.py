@@ -27,8 +27,9 @@ from ..adapters.base import (
     other_methods_noted,
 )
 from ..call import Exact, ForecastImpossibleError, Tensors
-from .compiled import Forwards, tapped
+from .compiled import Forwards, Keep, tapped
 from .counting import BlocksMissingError, Census, Ran, counted
+from .placement import Placement
 
 
 @dataclass
@@ -55,6 +56,7 @@ class BoundNetwork:
         entry: Entry,
         census: Census | None = None,
         streams: Hashable = None,
+        placement: Placement | None = None,
     ) -> None:
         self._anatomy = anatomy
         self._forwards = forwards
@@ -64,6 +66,7 @@ class BoundNetwork:
         self._entry = entry
         self._census = census
         self._streams = streams
+        self._placement = placement
         self._drafted = False
         self.splittable = splittable
         x = args[0]
@@ -77,19 +80,36 @@ class BoundNetwork:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
         entering: list[Tensors | None] = []
         kept: list[Tensors | None] = []
+        troubles: list[Exception] = []
         n_rows = self._n_rows if rows is None else len(rows)
 
-        def copies(stage: BlockList, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensors | None:
+        def shielded(look: Keep) -> Keep:
+            """What fails in it is raised when the network is through, for it is not the network's fault."""
+
+            def shield(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                try:
+                    look(args, kwargs)
+                except Exception as error:
+                    troubles.append(error)
+
+            return shield
+
+        def entered(
+            stage: BlockList, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Tensors | None:
             needed = stage.needed(block, args, kwargs)
-            if not is_batched(needed, n_rows):
-                return None
-            return tuple(t.detach().clone() for t in needed)  # blocks work in place
+            return tuple(t.detach() for t in needed) if is_batched(needed, n_rows) else None
 
+        # Blocks work in place: what enters one is copied before it runs.
+        @shielded
         def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            entering.append(copies(first_stage, first, args, kwargs))
+            found = entered(first_stage, first, args, kwargs)
+            entering.append(found and tuple(map(torch.clone, found)))
 
+        @shielded
         def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kept.append(copies(stage, block, args, kwargs))
+            found = entered(stage, block, args, kwargs)
+            kept.append(found and self._copies_to_keep(found, subtracted_from=keep_embedded))
 
         def note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if kept:  # what runs after the verification block cannot be skipped
@@ -106,10 +126,14 @@ class BoundNetwork:
                 for helper_stage, helper in self._anatomy.helpers:
                     taps.enter_context(tapped(helper_stage, helper, note, self._forwards.compiled))
             output = self._run(rows)
+        if troubles:
+            raise troubles[0]
         if not self._forwards.compiled:
             self._check_that_all_ran(ran, others, output)
         elif keep_features and not kept:  # of a network compiled as a whole only what is tapped can be counted
             raise BlocksMissingError("the last block did not run", output)
+        if self._placement is not None and n_rows > 1:  # rows are read apart
+            self._placement.settle()
         features = kept[0] if len(kept) == 1 else None
         embedded = None
         if features is not None and keep_embedded:
@@ -117,6 +141,14 @@ class BoundNetwork:
         if features is None or embedded is None or [t.shape for t in embedded] != [f.shape for f in features]:
             return Exact(features, output)
         return Exact(features, output, embedded)
+
+    def _copies_to_keep(self, features: Tensors, subtracted_from: bool) -> Tensors:
+        """Where anchors live at once, unless the embedded input is to be taken off first."""
+        if self._placement is None:
+            return tuple(map(torch.clone, features))
+        x = self._args[0]
+        self._placement.expect(features, x if isinstance(x, (list, tuple)) else (x,))
+        return tuple(map(torch.clone if subtracted_from else self._placement.copy, features))
 
     def _check_that_all_ran(self, ran: Ran, others: set[str], output: Tensors) -> None:
         if self._census is None:

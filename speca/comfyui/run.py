@@ -24,6 +24,7 @@ from .describe import describe, patch_signature
 from .identity import Ordinals
 from .network import BoundNetwork, Entry, copied
 from .others import Own, around_the_network, blamed, in_the_network
+from .placement import Placement
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,17 @@ class NetworkFaultError(Exception):
 class Run:
     """Lies in `transformer_options` for one sampling run: turns the network's calls into the session's."""
 
-    def __init__(self, session: Session, path: SamplingPath, network: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        path: SamplingPath,
+        network: nn.Module,
+        placement: Placement,
+    ) -> None:
         self.session = session
         self.path = path
+        self.placement = placement
+        placement.follow(session.streams)
         self._anatomies: dict[int, tuple[nn.Module, Anatomy]] = {}
         self._proofs: dict[Hashable, Anatomy] = {}
         self._own: dict[int, Own] = {}
@@ -57,7 +66,7 @@ class Run:
         self._entries: dict[Hashable, Entry] = defaultdict(Entry)
         self._ordinals = Ordinals()
         self._failures = 0
-        if network is not None and not self.native:
+        if not self.native:
             self._note_own(uncompiled(network))
 
     @property
@@ -177,7 +186,16 @@ class Run:
         added_to = patched or kwargs.get("control") is not None
         entry = Entry(False) if added_to or forwards.compiled else self._entries[call.kind]
         network = BoundNetwork(
-            anatomy, forwards, args, kwargs, len(call.streams), splittable, entry, self._census, call.streams
+            anatomy,
+            forwards,
+            args,
+            kwargs,
+            len(call.streams),
+            splittable,
+            entry,
+            self._census,
+            call.streams,
+            self.placement,
         )
         follow = call.latent is not None and not self.path.follows(call.latent.x)
         if follow:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..path import SamplingPath
 from ..session import Session
 from ..witness import Witness
 from . import KEY
+from .allocation import reason_to_stay_native, unrecorded
 from .compiled import Forwards, order_wrappers
 from .placement import Placement
 from .run import Run
@@ -131,7 +132,8 @@ class Attachment:
         result = None
         try:
             guider.model_options = options
-            result = executor(*args, **kwargs)
+            with nullcontext() if run.native else unrecorded():
+                result = executor(*args, **kwargs)
             status = "finished"
             return result
         except comfy.model_management.InterruptProcessingException:
@@ -197,6 +199,8 @@ class Attachment:
         for key, name in OTHER_CACHES.items():
             if key in keys:
                 return f"{name} is on this model too; remove one of the two nodes. This run is left to {name}"
+        if (recorded := reason_to_stay_native(guider.model_patcher.load_device)) is not None:
+            return recorded
         warm_up = self.config.warmup_steps
         if self.config.threshold > 0 and steps < warm_up + 2:
             return (

@@ -578,3 +578,24 @@ def test_gpu_script_runs_through_on_tiny_networks(comfy):
         assert figures.derived["accepted_share"] > 0
         assert 0 < figures.last_block_ms < figures.native_ms
         assert set(figures.parts_ms) == {"forecast", "forecast_output", "compare", "block"}
+
+
+def test_honesty_counts_how_often_the_true_error_is_larger():
+    from studies import honesty
+
+    told = honesty.told([(0.1, 0.05), (0.1, 0.15), (0.1, 0.25), (0.1, 0.35)])
+    assert told["accepted"] == 4
+    assert told["median"] == pytest.approx(2.0)
+    assert told["over"] == {"1": 0.75, "2": 0.5, "3": 0.25}
+    lines = honesty.table({"m": {"0.08": told, "0.2": honesty.told([])}}).splitlines()
+    assert lines[2] == "| m | 0.08 | 4 | 2.00 | 75% | 50% | 25% |"
+    assert lines[3].count("|") == lines[2].count("|")
+
+
+def test_honesty_sees_the_true_error_of_every_accepted_call(tiny):
+    from measure.sampling import Case, batch_of
+    from studies import honesty
+
+    pairs = honesty.accepted(tiny, Case(8), batch_of(tiny, 2), threshold=10.0)
+    assert len(pairs) > 2
+    assert all(judged >= 0 and true > 0 for judged, true in pairs)

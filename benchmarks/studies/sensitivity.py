@@ -15,6 +15,7 @@ constant, `decided_at`: the best is the one for which measured over computed var
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -80,7 +81,7 @@ def directions(outputs: Sequence[Any]) -> dict[str, list[Any]]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    moving = [b - a for a, b in zip(outputs, outputs[1:], strict=False)]
+    moving = [b - a for a, b in itertools.pairwise(outputs)]
     return {
         "moving": [moving[0], *moving],
         "smooth": [picture_noise(output.shape, generator) for output in outputs],

@@ -1,0 +1,110 @@
+"""How far off is what the panel calls an error? Accepted calls, judged and true.
+
+    python dev.py study honesty [--models flux-fluent,dit-clipart] [--steps 28] [--samples 4] [--thresholds 0.08,0.2]
+
+SpeCa runs as it is shipped; beside each accepted call the network is computed in full on the very same input
+(`speca.witness`). The *judged* error is what the check took that call's answer for, the *true* one is
+|answer - network| / |network|, both of that call alone, before weights and sums. The table says how often the true
+error exceeds the judged one, for each model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from measure import environment
+
+FACTORS = (1.0, 2.0, 3.0)
+
+
+def accepted(subject: Any, case: Any, batch: Any, threshold: float) -> list[tuple[float, float]]:
+    """(judged, true) of every accepted sample of every call of a run."""
+    from measure.sampling import sample
+    from speca.comfyui.attach import attach, attachment_of, witnessed
+    from speca.config import SpeCaConfig
+    from speca.witness import Witness
+
+    config = SpeCaConfig(threshold=threshold)
+    patched = attach(subject.patcher, config)
+    witness = Witness(config.error_metric)
+    with witnessed(witness):
+        sample(patched, subject, case, batch)
+    record = attachment_of(patched).run_of()
+    if record.header.native is not None:
+        raise RuntimeError(f"{subject.name} ran natively: {record.header.native}")
+    return [(error.judged, error.true) for of_call in witness.seen.values() for error in of_call]
+
+
+def told(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Of (judged, true): how many, the median of true / judged, and the share over each of `FACTORS`."""
+    if not pairs:
+        return {"accepted": 0}
+    return {
+        "accepted": len(pairs),
+        "median": statistics.median(true / max(judged, 1e-12) for judged, true in pairs),
+        "over": {f"{f:g}": sum(true > f * judged for judged, true in pairs) / len(pairs) for f in FACTORS},
+    }
+
+
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """model -> threshold -> `told`, as Markdown."""
+    lines = [
+        "| model | threshold | accepted | true / judged, median | "
+        + " | ".join(f"over {f:g}x" for f in FACTORS)
+        + " |",
+        "| --- | --- | --- | --- |" + " --- |" * len(FACTORS),
+    ]
+    for model, by_threshold in results.items():
+        for threshold, of in by_threshold.items():
+            if not of["accepted"]:
+                lines.append(f"| {model} | {threshold} | 0 | " + " | " * len(FACTORS) + "|")
+                continue
+            shares = " | ".join(f"{share:.0%}" for share in of["over"].values())
+            lines.append(f"| {model} | {threshold} | {of['accepted']} | {of['median']:.2f} | {shares} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", help="default: all that are there")
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--thresholds", default="0.08,0.2")
+    parser.add_argument("--out", type=Path, default=environment.RESULTS)
+    options = parser.parse_args()
+
+    environment.prepare()
+    from measure.sampling import Case, batch_of
+    from measure.subjects import load, trained
+
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    weights = {}
+    for name in options.models.split(",") if options.models else trained():
+        subject = load(name)
+        weights[name] = subject.weights
+        batch = batch_of(subject, options.samples, 300)
+        for threshold in options.thresholds.split(","):
+            pairs = accepted(subject, Case(options.steps), batch, float(threshold))
+            results.setdefault(name, {})[threshold] = told(pairs)
+    text = table(results)
+    lines = [
+        f"Accepted calls of SpeCa's defaults, {options.steps} steps, euler, simple, {options.samples} samples: how",
+        "often an answer's true error (the network in full on the very same input) exceeds what the check took it for.",
+        "Both of one call, relative, before weights and sums.",
+        "",
+        text,
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    record = {"versions": environment.versions(), "weights": weights, "steps": options.steps, "results": results}
+    (options.out / "honesty.json").write_text(json.dumps(record, indent=1) + "\n")
+    (options.out / "honesty.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -196,6 +196,23 @@ def test_a_patch_that_leaves_blocks_out_of_every_call_is_none(tiny: Any) -> None
     assert record.totals.accepted > 0
 
 
+def test_a_patch_that_leaves_blocks_out_in_a_part_of_the_run_is_left_alone(tiny: Any) -> None:
+    """It may be a cache. Drafts or not, the picture is the one without SpeCa."""
+
+    def in_a_window(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        late = float(args["transformer_options"]["sigmas"][0]) < 0.5
+        return {"img": args["img"]} if late else extra["original_block"](args)
+
+    for block in (0, 2):  # one that is skipped in a draft, and the last one, which is not
+        model = tiny.model_patcher.clone()
+        model.set_model_patch_replace(in_a_window, "dit", "single_block", block)
+        plain, _ = run(tiny, model)
+        for settings in (REJECT, {"threshold": 0.0}):
+            samples, record = run(tiny, model, settings)
+            assert torch.equal(samples, plain)
+            assert "4 of 5 blocks ran, where 5 ran before" in record.header.native
+
+
 def test_a_wrapper_that_always_calls_the_network_is_none(tiny: Any) -> None:
     import stand_ins
 

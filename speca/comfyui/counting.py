@@ -22,14 +22,15 @@ Ran = set[int]
 class BlocksMissingError(Exception):
     """Blocks did not run in a call that was to be computed in full.
 
-    how_many: the end of a sentence that says so. output: what came out all the same. why: if it is known, and no
-    other cache is to blame.
+    how_many: the end of a sentence that says so. output: what came out all the same. ran: what did run, if it was
+    counted. why: if it is known, and no other cache is to blame.
     """
 
-    def __init__(self, how_many: str, output: Tensors, why: str | None = None) -> None:
+    def __init__(self, how_many: str, output: Tensors, ran: Ran | None = None, why: str | None = None) -> None:
         super().__init__(how_many)
         self.how_many = how_many
         self.output = output
+        self.ran = ran
         self.why = why
 
 

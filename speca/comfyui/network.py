@@ -67,7 +67,7 @@ class BoundNetwork:
         self._census = census
         self._streams = streams
         self._placement = placement
-        self._drafted = False
+        self._called_in_draft: Ran | None = None
         self.splittable = splittable
         x = args[0]
         self.device = (x[0] if isinstance(x, (list, tuple)) else x).device
@@ -162,7 +162,7 @@ class BoundNetwork:
         if not ran and others:
             architecture, method = self._anatomy.architecture, self._anatomy.verification_stage.method
             why = f"{architecture.title}'s blocks are {called_otherwise(method, others)}; it runs uncached"
-        raise BlocksMissingError(missing, output, why)
+        raise BlocksMissingError(missing, output, ran, why)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -171,11 +171,12 @@ class BoundNetwork:
     def past_others(self, missing: BlocksMissingError) -> Tensors:
         """What the model gives, where blocks were missing in its full run.
 
-        That is what came out, for it is what comes out without SpeCa; but not where the network has seen a draft in
-        this call: another cache has seen it, too, and gives it back as if it were computed. Then past the other.
+        That is what came out, for it is what comes out without SpeCa; but not where blocks were called on a draft in
+        this call that were not called any more in full: what has seen the draft gives it back as if it were computed.
+        Then past wrappers, and if that is of no use past patches.
         """
-        if not self._drafted:
-            return missing.output
+        if self._called_in_draft is None or self._called_in_draft == missing.ran:
+            return missing.output if missing.output[0].shape[0] == self._n_rows else self._run(None)
         wrappers = self._options.get("wrappers") or {}
         without = {"wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: {}}}
         for instead in (without, {**without, "patches_replace": {}}):
@@ -215,7 +216,6 @@ class BoundNetwork:
 
     def speculate(self, features: Tensors, rows: Sequence[int] | None, own_shares: Sequence[float] = ()) -> Tensors:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
-        self._drafted = True
         verified = 0
 
         def run_on_forecast(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -229,7 +229,10 @@ class BoundNetwork:
             return native(*new_args, **new_kwargs)
 
         forward = functools.partial(run_on_forecast, stage.native(block))
-        with self._blocks_skipped(), exchanged_forward(block, forward, stage.method):
+        with ExitStack() as exchanged:
+            exchanged.enter_context(self._blocks_skipped())
+            exchanged.enter_context(exchanged_forward(block, forward, stage.method))
+            self._called_in_draft = exchanged.enter_context(counted(self._anatomy))
             output = self._run(rows, skipping=True)
         if verified != 1:  # another pack's patch took the block out of this call, or runs it more than once
             raise ForecastImpossibleError("not_possible")

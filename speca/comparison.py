@@ -23,7 +23,7 @@ MAX_SSIM_FRAMES = 9
 # A side of the window of Wang et al. (2004), section III: a Gaussian of sigma 1.5.
 SSIM_WINDOW = 11
 NO_PICTURES = "there are no pictures: no vae that decodes any is connected"
-NO_SSIM = "neither torchmetrics nor scikit-image is installed"
+NO_SSIM = "neither scikit-image nor torchmetrics is installed"
 
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
@@ -45,31 +45,37 @@ def relative_error(samples: Sequence[Tensor], references: Sequence[Tensor]) -> f
 
 
 def ssim(pictures: Tensor, references: Tensor) -> tuple[float | None, str]:
-    """Mean structural similarity of (N, H, W, C) in [0, 1] by torchmetrics or scikit-image, both in the form of Wang et
-    al. (2004); and by which, or why not."""
+    """Mean structural similarity of (N, H, W, C) in [0, 1] with the window of Wang et al. (2004), by scikit-image or by
+    torchmetrics, which counts the border too; and by which, or why not."""
     n = pictures.shape[0]
     if min(pictures.shape[1:3]) < SSIM_WINDOW:
         return None, f"pictures under {SSIM_WINDOW} pixels have none"
     picked = torch.linspace(0, n - 1, min(n, MAX_SSIM_FRAMES)).round().long()
     a, b = (x[picked].float().cpu() for x in (pictures, references))
     of = f", {len(picked)} of {n} pictures" if len(picked) < n else ""
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError:
-        pass
-    else:
-        value = structural_similarity_index_measure(a.movedim(-1, 1), b.movedim(-1, 1), sigma=1.5, data_range=1.0)
-        return float(value), f"torchmetrics {importlib.metadata.version('torchmetrics')}{of}"
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError:
-        return None, NO_SSIM
+    for package, measure in (("scikit-image", _by_skimage), ("torchmetrics", _by_torchmetrics)):
+        try:
+            return measure(a, b), f"{package} {importlib.metadata.version(package)}{of}"
+        except ImportError:
+            continue
+    return None, NO_SSIM
+
+
+def _by_skimage(a: Tensor, b: Tensor) -> float:
+    from skimage.metrics import structural_similarity
+
     wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     values = [
         float(structural_similarity(x, y, channel_axis=-1, data_range=1.0, **wang))
         for x, y in zip(a.numpy(), b.numpy(), strict=True)
     ]
-    return sum(values) / len(values), f"scikit-image {importlib.metadata.version('scikit-image')}{of}"
+    return sum(values) / len(values)
+
+
+def _by_torchmetrics(a: Tensor, b: Tensor) -> float:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    return float(structural_similarity_index_measure(a.movedim(-1, 1), b.movedim(-1, 1), sigma=1.5, data_range=1.0))
 
 
 @dataclass(frozen=True)

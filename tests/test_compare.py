@@ -262,6 +262,19 @@ class TestWhatIsKept:
         notebook: list[int] = []
         assert inputs_of_run(tiny, function=lambda *args: notebook.append(1)) is None
 
+    def test_what_is_done_to_a_result_is_not_done_to_what_is_kept(self, comparison: Any) -> None:
+        from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+
+        asked = run_inputs(tiny_models.build("flux"))
+        results = [comparison.run(Noise_RandomNoise(1), *asked) for _ in range(2)]
+        kept = results[0].uncached.latent["samples"].clone()
+        for result in results:
+            assert torch.equal(result.uncached.latent["samples"], kept)
+            result.uncached.latent["samples"].zero_()
+        third = comparison.run(Noise_RandomNoise(1), *asked)
+        assert third.kept
+        assert torch.equal(third.uncached.latent["samples"], kept)
+
     def test_no_model_is_kept_in_memory(self) -> None:
         tiny = tiny_models.build("flux")
         kept, model = inputs_of_run(tiny), weakref.ref(tiny.model_patcher.model)
@@ -321,7 +334,6 @@ class TestCancel:
         # Threshold 0: as many calls of the network as of the sampler.
         settings = {"threshold": 0.0}
         expected = latents(graphs.run(by_sampler_custom(graph(**settings))))
-        before = state_of_model(graphs)
         native, made = flux.Flux.forward, []
 
         @functools.wraps(native)
@@ -337,7 +349,7 @@ class TestCancel:
         assert "execution_interrupted" in [name for name, _ in result.messages]
         assert len(made) == call
         assert comparison._kept is None
-        assert state_of_model(graphs) == before
+        assert left_behind() == []
         again = graphs.run(graph(**settings))
         assert report(again)["uncached_run"] == "new"
         assert all(map(torch.equal, latents(again), expected))
@@ -380,14 +392,31 @@ def _raising(error: Exception) -> Callable[..., Any]:
     return raises
 
 
-def state_of_model(graphs: Any) -> Any:
-    """What hangs on the MODEL that the SpeCa node returned, as far as a run might touch it."""
+def left_behind() -> list[str]:
+    """What a run may leave: blocks and networks with another forward, and SpeCa still standing aside or witnessed."""
     import comfy.model_management
 
-    models = [loaded.model for loaded in comfy.model_management.current_loaded_models if loaded.model is not None]
-    blocks = [name for m in models for name, each in m.model.named_modules() if "forward" in vars(each)]
-    options = [sorted(m.model_options["transformer_options"]) for m in models]
-    return blocks, options[-1:]
+    from speca.comfyui import attach
+
+    loaded = [each.model for each in comfy.model_management.current_loaded_models if each.model is not None]
+    assert loaded
+    modules = [name for each in loaded for name, module in each.model.named_modules() if "forward" in vars(module)]
+    return modules + [name for name in ("_aside", "_witness") if getattr(attach, name).get()]
+
+
+def test_both_runs_show_their_progress(graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import comfy.utils
+
+    shown: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *rest, **more: shown.append((value, total))
+    )
+    graphs.run(graph())
+    steps = [(step, STEPS) for step in range(1, STEPS + 1)]
+    assert shown == [(1, 1), *steps, *steps]
+    shown.clear()
+    graphs.run(graph(threshold=0.2))
+    assert shown == steps
 
 
 def test_without_speca_an_error_says_how_to_mend_it(graphs: Any) -> None:

@@ -80,13 +80,16 @@ class Comparison:
         if self._kept is not None and None not in key and self._kept[0] == key:
             known = self._kept[1]
             device = comfy.model_management.intermediate_device()
-            uncached = Sampled({**speca.latent, "samples": known.latent["samples"].to(device)}, known.seconds)
+            uncached = Sampled(
+                {**speca.latent, "samples": known.latent["samples"].to(device, copy=True)}, known.seconds
+            )
             return Pair(uncached, speca, True, record, witness)
         self._kept = None
         with standing_aside():
             uncached = self._timed(drawn, guider, sampler, sigmas, latent, clock)
         if None not in key:
-            self._kept = key, Sampled({"samples": uncached.latent["samples"].to("cpu")}, uncached.seconds)
+            samples = uncached.latent["samples"].to("cpu", copy=True)  # what is handed on may be worked on in place
+            self._kept = key, Sampled({"samples": samples}, uncached.seconds)
         return Pair(uncached, speca, False, record, witness)
 
     def _timed(

@@ -8,10 +8,12 @@ its last block and head on given features. What it does with that is written whe
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from .answer import Part, Speculated, answer, best_direct_shares, join
@@ -19,11 +21,13 @@ from .call import Call, ForecastImpossibleError, Network, Tensors
 from .config import SpeCaConfig
 from .draft import ANCHORS_TO_FORECAST, forecast
 from .events import Listener, Outcome, Row, RunHeader, RunRecord, Status
-from .policy import decide_all, needs_anchor
+from .policy import Decision, decide_all, needs_anchor
 from .stream import Place, Stream, Streams
 from .tally import Tally
 from .verify import judge, row_errors, threshold_at
 from .witness import Witness
+
+Agree = Callable[[Sequence[float], torch.device], list[float]]
 
 
 class Session:
@@ -31,6 +35,7 @@ class Session:
 
     place: moves a kept tensor to where anchors live.
     clock: seconds; must wait for the device, or times would say when work was queued, not when it was done.
+    agree: on the worst value at each place among all processes that run this network together.
     witness: is shown every call, to find out how wrong its answer truly is.
     """
 
@@ -42,6 +47,7 @@ class Session:
         place: Place = lambda tensor: tensor,
         clock: Callable[[], float] = time.perf_counter,
         witness: Witness | None = None,
+        agree: Agree = lambda values, device: list(values),
     ) -> None:
         self.config = config
         self.streams = Streams(max(config.order + 1, ANCHORS_TO_FORECAST))
@@ -49,12 +55,13 @@ class Session:
         self._place = place
         self._clock = clock
         self._witness = witness
+        self._agree = agree
 
     def evaluate(self, call: Call, network: Network) -> Tensors:
         """The call's output, (B, ...) per tensor: accepted forecasts, and full computation for the other samples."""
         began = self._clock()
         streams = self.streams.of(call)
-        decisions = decide_all(self.config, call, streams, network.splittable)
+        decisions = self._with_all(decide_all(self.config, call, streams, network.splittable), network)
         rows = {sample: Row(sample, "full", d.reason, limit=d.limit) for sample, d in enumerate(decisions)}
         hopeful = [sample for sample, d in enumerate(decisions) if d.action == "speculate"]
         speculated = None
@@ -86,6 +93,12 @@ class Session:
             self._witness.see(record, call.n_samples, own, output, network)
         return output
 
+    def _with_all(self, decisions: list[Decision], network: Network) -> list[Decision]:
+        """What one of several processes will not speculate on, none does."""
+        unwilling = self._agree([float(d.action == "full") for d in decisions], network.device)
+        with_others = Decision("full", "with_rejected")
+        return [with_others if no and d.action != "full" else d for d, no in zip(decisions, unwilling, strict=True)]
+
     def _speculate(
         self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]
     ) -> tuple[Speculated | None, dict[int, Row]]:
@@ -97,6 +110,7 @@ class Session:
         except ForecastImpossibleError as refused:
             for row in rows:
                 streams[row].history.clear()
+            self._agree([math.inf] * len(samples), network.device)
             return None, {sample: Row(sample, "full", refused.reason) for sample in samples}
         errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other)
         return Speculated(rows, verified, draft.direct), self._judge(call, streams, network, samples, errors)
@@ -110,7 +124,8 @@ class Session:
         # Rows run conditioning by conditioning; a sample is as wrong as its worst row (max keeps NaN).
         weights = [streams[row].weight(call) for row in call.rows_of(samples)]
         by_sample = (errors.numpy(force=True) * weights).reshape(-1, len(samples)).max(axis=0)
-        for sample, error in zip(samples, by_sample.tolist(), strict=True):
+        agreed = self._agree(by_sample.tolist(), network.device)
+        for sample, error in zip(samples, agreed, strict=True):
             carried = max(streams[row].errors.carried(call.renoised) for row in call.rows_of([sample]))
             verdict = judge(error, threshold, carried)
             outcome: Outcome = "accepted" if verdict.accepted else "rejected"

@@ -33,6 +33,7 @@ from . import KEY
 from .allocation import reason_to_stay_native, unrecorded
 from .compiled import Forwards, order_wrappers
 from .placement import Placement
+from .ranks import worst
 from .run import Run
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class Attachment:
         )
         witness = _witness.get()
         clock = clock_of(device) if witness is None else witness.run_clock
-        return Session(config, header, self._listener, placement, clock, witness)
+        return Session(config, header, self._listener, placement, clock, witness, worst)
 
     def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
         wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..adapters.base import Architecture, NotThisArchitectureError, uncompiled
 from . import KEY
+from .ranks import shares_out
 
 AROUND_THE_NETWORK = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
 
@@ -53,7 +54,7 @@ class Own:
                 self._refuse(f"forward of {type(module).__name__} in {whose}", module.__dict__["forward"])
 
     def _refuse(self, what: str, code: Any) -> None:
-        if _package(code) not in self._packages:
+        if _package(code) not in self._packages and not shares_out(str(getattr(_inner(code), "__module__", ""))):
             raise _left_to_others(what, [_named(code)])
 
 

@@ -192,7 +192,8 @@ class TestGuards:
 
         monkeypatch.setattr(type(network.blocks[0]), "forward", forward)
         network.blocks = network.blocks[:3]
-        with pytest.raises(NotThisArchitectureError, match=r"SpeCa knows Wan, but WanAttentionBlock\.forward has no"):
+        said = r"SpeCa knows Wan, but in ComfyUI [\d.]+ WanAttentionBlock\.forward has no parameter 'x'"
+        with pytest.raises(NotThisArchitectureError, match=said):
             recognise(network)
 
 

@@ -4,9 +4,11 @@ processes, a tiny FLUX whose tokens are split between them."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,10 @@ import pytest
 import torch
 
 import comfy_env
+from fake_network import HEADER, REUSE, FakeNetwork
+from speca.call import Call
+from speca.events import Row
+from speca.session import Session
 
 SPLIT_TOKENS = Path(__file__).parent / "split_tokens.py"
 
@@ -126,3 +132,42 @@ class TestAgreement:
         assert not several()
         (value,) = worst([float("nan")], torch.device("cpu"))
         assert value != value
+
+
+class TestOneOfTwoSessions:
+    """By hand: outputs 9 to 12, each repeated from the one before it; `others` are what the other rank brings."""
+
+    def run(self, others: dict[int, float], refuse: str | None = None) -> tuple[list[Row], list[list[float]]]:
+        """Call 2 asks twice: who will speculate, and how wrong they are. `others` by the place in that order."""
+        asked: list[list[float]] = []
+
+        def agree(values: Sequence[float], device: torch.device) -> list[float]:
+            asked.append(list(values))
+            return [max(value, others.get(len(asked) - 1, 0.0)) for value in values]
+
+        session = Session(REUSE, HEADER, agree=agree)
+        for i, time in enumerate((8.0, 9.0, 10.0)):
+            call = Call(time, time, i, i / 3, 1, ("s",))
+            session.evaluate(call, FakeNetwork(time, 1, refuse=refuse))
+        return [call.rows[0] for call in session.tally.record().calls], asked
+
+    def test_alone(self) -> None:
+        rows, asked = self.run({})
+        assert [row.outcome for row in rows] == ["full", "full", "accepted"]
+        assert asked == [[1.0], [1.0], [0.0], [pytest.approx(1 / 11)]]
+
+    def test_what_one_will_not_speculate_on_none_does(self) -> None:
+        rows, asked = self.run({2: 1.0})
+        assert (rows[2].outcome, rows[2].reason) == ("full", "with_rejected")
+        assert len(asked) == 3
+
+    def test_the_larger_error_counts(self) -> None:
+        rows, _ = self.run({3: 0.3})
+        assert (rows[2].outcome, rows[2].error) == ("rejected", 0.3)
+        rows, _ = self.run({3: 0.2})
+        assert (rows[2].outcome, rows[2].error) == ("accepted", 0.2)
+
+    def test_a_rank_that_cannot_forecast_has_all_compute(self) -> None:
+        rows, asked = self.run({}, refuse="shape_changed")
+        assert rows[2].reason == "shape_changed"
+        assert asked[3] == [math.inf]

@@ -47,8 +47,8 @@ class Own:
         if list(map(id, blocks)) != list(map(id, self._blocks)):
             strange = dict.fromkeys(type(block) for block in blocks if all(block is not own for own in self._blocks))
             raise _left_to_others(f"the blocks of {whose}", map(_named, strange))
-        for block in blocks:
-            self._refuse(f"a block of {whose}", type(block))
+        for kind in set(map(type, blocks)):
+            self._refuse(f"a block of {whose}", kind)
         for module in self._parts:
             if "forward" in module.__dict__:
                 self._refuse(f"forward of {type(module).__name__} in {whose}", module.__dict__["forward"])

@@ -419,11 +419,12 @@ def test_both_runs_show_their_progress(graphs: Any, monkeypatch: pytest.MonkeyPa
         comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *rest, **more: shown.append((value, total))
     )
     graphs.run(graph())
-    steps = [(step, STEPS) for step in range(1, STEPS + 1)]
-    assert shown == [(1, 1), *steps, *steps]
+    ends = [(1, STEPS), (STEPS, STEPS)]  # between them, newer versions leave out steps that come too fast
+    assert [step for step in shown if step[0] in (1, STEPS)] == [(1, 1), *ends, *ends]
+    assert len(shown) > 5
     shown.clear()
     graphs.run(graph(threshold=0.2))
-    assert shown == steps
+    assert [step for step in shown if step[0] in (1, STEPS)] == ends
 
 
 def test_without_speca_an_error_says_how_to_mend_it(graphs: Any) -> None:

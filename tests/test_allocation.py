@@ -201,7 +201,12 @@ def test_weights_of_skipped_blocks_are_not_fetched_ahead(comfy: None) -> None:
         return native(self, x, *args, **kwargs)
 
     becomes_the_forward_of(network, forward)
-    tiny.model_patcher.model_options["transformer_options"]["prefetch_dynamic_vbars"] = True
+
+    def wanted(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        options = kwargs["transformer_options"] | {"prefetch_dynamic_vbars": True}
+        return args, kwargs | {"transformer_options": options}
+
+    network.register_forward_pre_hook(wanted, with_kwargs=True)
     tiny_models.ksample(*tiny, steps=8)
     assert fetched == [True] * 8
     fetched.clear()

@@ -259,9 +259,10 @@ class BoundNetwork:
         options = kwargs.get("transformer_options")
         if options is not None and (skipping or rows is not None or instead is not None):
             options = {**options, **(instead or {})}
-            if skipping:
-                # Newer ComfyUI streams every block's weights ahead of the block loop; skipped blocks need none.
-                options.pop("prefetch_dynamic_vbars", None)
+            # Newer ComfyUI streams every block's weights ahead of the block loop; skipped blocks need none. The entry
+            # stays: compiled blocks are guarded by which there are.
+            if skipping and "prefetch_dynamic_vbars" in options:
+                options["prefetch_dynamic_vbars"] = False
             sigmas = options.get("sigmas")
             if rows is not None and isinstance(sigmas, Tensor) and sigmas.ndim and sigmas.shape[0] > 1:
                 options["sigmas"] = sigmas[sorted({row % sigmas.shape[0] for row in rows})]

@@ -18,14 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CELLS = 4
-"""Along each side: what is coarser than a quarter of the picture counts as one."""
+"""Along each side: what is coarser than a quarter of the picture counts as one. What moves together, pixels and
+channels, varies the more, and is decided the earlier."""
 
 OCTAVE = 2.0
 """Two pictures tell S apart from the network's own errors if the ratio of noise to signal halved between them."""
-
-OPEN_STDS = 2.0
-"""A picture begins to forget errors where the noise is so many standard deviations sqrt(S). 1 for data that are normal;
-real ones are decided later, all at once: measured costs fit 2 (benchmarks/results/sensitivity.md)."""
 
 _TRIED = 256
 
@@ -40,10 +37,12 @@ class Undecided:
     @property
     def decided_at(self) -> float | None:
         """The ratio of noise to signal at which a picture begins to forget an error made before; None if not known."""
-        return None if self.variance is None else OPEN_STDS * math.sqrt(self.variance)
+        return None if self.variance is None else math.sqrt(self.variance)
 
     def see(self, ratio: float, denoised: Tensor) -> None:
         """`denoised`, (1, C, ...), is what the network shows at this ratio of noise to signal."""
+        if self.decided_at is not None and ratio < self.decided_at:
+            return  # what is decided changes no more, and tells nothing of what was open
         cells = coarse(denoised)
         if self._seen:
             octaves = [seen for seen in self._seen if seen[0] >= OCTAVE * ratio]
@@ -68,7 +67,9 @@ def coarse(picture: Tensor) -> Tensor:
 
 
 def power(cells: Tensor) -> float:
-    return float(cells.square().mean())
+    """(1, C, ...) -> the mean square over the cells along the direction of the channels in which it is largest."""
+    by_cell = cells.flatten(2)[0].double()
+    return float(torch.linalg.eigvalsh(by_cell @ by_cell.mT / by_cell.shape[1])[-1])
 
 
 def variance_left_open(change: float, before: float, after: float, at_most: float) -> float:

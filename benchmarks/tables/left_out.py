@@ -149,8 +149,8 @@ def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Pa
         axis.tick_params(labelsize=7)
     for axis in axes.flat[len(places) :]:
         axis.set_visible(False)
-    figure.supxlabel("speedup computed for the real model's depth", fontsize=8)
-    figure.supylabel("PSNR against the uncached picture, dB", fontsize=8)
+    figure.supxlabel("speedup computed for the real model's depth; PSNR against the uncached picture", fontsize=8)
+    figure.supylabel("PSNR, dB", fontsize=8)
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

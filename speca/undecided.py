@@ -43,7 +43,9 @@ class Undecided:
         """`denoised`, (1, C, ...), is what the network shows at this ratio of noise to signal."""
         if self.decided_at is not None and ratio < self.decided_at:
             return  # what is decided changes no more, and tells nothing of what was open
-        cells = coarse(denoised)
+        cells = coarse(denoised).cpu()  # a few numbers, in a precision that not every device has
+        if not cells.isfinite().all():
+            return
         if self._seen:
             octaves = [seen for seen in self._seen if seen[0] >= OCTAVE * ratio]
             before, then = octaves[-1] if octaves else self._seen[0]

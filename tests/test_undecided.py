@@ -82,6 +82,39 @@ def test_nothing_more_is_learnt_once_the_picture_is_decided():
     assert _seen(9.0, (math.inf, 40.0, 18.0, 8.0, 1.0, 0.1)).decided_at == learnt
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_picture_that_is_no_picture_tells_nothing(number):
+    """What the network makes of it is the network's affair: nothing is raised, and what was learnt stays."""
+    stream = _seen(9.0, (math.inf, 40.0))
+    learnt = stream.decided_at
+    stream.see(18.0, torch.full((1, 8, 16, 16), number))
+    assert stream.decided_at == learnt
+    again = _seen(9.0, (math.inf, 40.0, 18.0))
+    stream.see(18.0, 3.0 + shown(0.0, torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(1)), 9.0, 18.0))
+    assert stream.decided_at == again.decided_at
+
+
+class NotInDouble(torch.Tensor):
+    """A tensor of a device that knows no fp64 and has no eigenvalues, as Apple's."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        if function in (torch.Tensor.double, torch.linalg.eigvalsh):
+            raise TypeError("this device has no float64")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_cells_are_weighed_on_the_cpu():
+    stream, there = Undecided(), Undecided()
+    for ratio, value in ((40.0, 1.0), (10.0, 1.5)):
+        picture = torch.full((1, 4, 16, 16), value)
+        stream.see(ratio, picture)
+        there.see(ratio, picture.as_subclass(NotInDouble))
+    assert there.decided_at == stream.decided_at
+
+
 def test_a_picture_of_nothing_leaves_nothing_open():
     stream = Undecided()
     for ratio in (10.0, 4.0):

@@ -28,7 +28,7 @@ NO_SSIM = "neither scikit-image nor torchmetrics is installed"
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
     """Of the differences, per sample: (B, ...) x (B, ...) -> (B,) in fp64."""
-    return (a.double() - b.double()).flatten(1).square().mean(dim=1)
+    return (a.cpu().double() - b.cpu().double()).flatten(1).square().mean(dim=1)
 
 
 def psnr(error: float) -> float:
@@ -38,7 +38,7 @@ def psnr(error: float) -> float:
 
 def relative_error(samples: Sequence[Tensor], references: Sequence[Tensor]) -> float:
     """|x - r| / |r| over all tensors of a latent together. 0 for equal ones, whatever they are."""
-    pairs = [(x.double().cpu(), r.double().cpu()) for x, r in zip(samples, references, strict=True)]
+    pairs = [(x.cpu().double(), r.cpu().double()) for x, r in zip(samples, references, strict=True)]
     difference = math.sqrt(sum((x - r).square().sum().item() for x, r in pairs))
     norm = math.sqrt(sum(r.square().sum().item() for _, r in pairs))
     return 0.0 if difference == 0 else difference / norm if norm else math.inf

@@ -1,4 +1,4 @@
-"""What a sampler makes of the network's output along its noise schedule. Pure floats.
+"""What a sampler makes of the network's output along its noise schedule. Pure.
 
 A latent is x = signal * data + noise * n. The network's output gives the denoised picture,
 denoised = latent_gain * x + output_gain * output, and a sampler steps along (x - denoised) / sigma
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 DECIDED_AT = 10.0
 """The ratio of noise to signal at which a picture begins to forget an error made before, as long as the run's own
@@ -43,6 +45,10 @@ class NoiseLevel:
         """The standard deviation of that denoiser's remaining error, seen in the output."""
         return self.noise / math.hypot(self.signal, self.noise) / abs(self.output_gain)
 
+    def denoised(self, x: Tensor, output: Tensor) -> Tensor:
+        """The picture that the network shows by `output` for x, (B, ...) each, in fp32."""
+        return self.latent_gain * x.float() + self.output_gain * output.float()
+
     def final_error(self, step: float, decided_at: float) -> float:
         """How far an error of 1 in the output at this call moves the final picture, if sigma falls by `step`.
 
@@ -71,12 +77,16 @@ class Schedule:
 
     levels: tuple[NoiseLevel, ...] = ()
     last: float = 0.0
+    _weights: dict[float, tuple[float, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def weight(self, step: int, decided_at: float | None = None) -> float:
         """Of an error in the output at a call of this step, 1 on the run's average (`error_weights`)."""
         if step >= len(self.levels):
             return 1.0
-        return error_weights(self.levels, self.last, decided_at or DECIDED_AT)[step]
+        decided_at = decided_at or DECIDED_AT
+        if decided_at not in self._weights:
+            self._weights[decided_at] = error_weights(self.levels, self.last, decided_at)
+        return self._weights[decided_at][step]
 
 
 UNKNOWN = Schedule()

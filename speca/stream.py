@@ -102,9 +102,10 @@ class Stream:
     def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place) -> None:
         """Record as an anchor what `exact` has in its row `i`, which is the batch's `row`."""
         alone = exact.output[0].shape[0] == 1
-        denoised = _denoised(call, row, exact.output, i)
-        if denoised is not None and call.level is not None:
-            self.undecided.see(call.level.ratio, denoised)
+        latent = _own_latent(call, row, exact.output)
+        if latent is not None and call.level is not None:
+            shown = call.level.denoised(latent.x.detach(), exact.output[0][i : i + 1].detach())
+            self.undecided.see(call.level.ratio, shown)
         features = tuple(f[i : i + 1] for f in exact.features or ())
         embedded = None if exact.embedded is None else tuple(e[i : i + 1] for e in exact.embedded)
         added = None
@@ -124,7 +125,8 @@ class Stream:
         elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch
             features = tuple(f.clone() for f in features)
         output = tuple(place(o[i : i + 1].clone()) for o in exact.output)
-        latent = _own_latent(call, row, exact.output, place)
+        if latent is not None:
+            latent = replace(latent, x=place(latent.x.clone()))
         self.history.record(Anchor(call.time, tuple(map(place, features)), output, latent, added))
 
 
@@ -190,17 +192,8 @@ class Streams:
             self._by_key.clear()
 
 
-def _denoised(call: Call, row: int, output: Tensors, i: int) -> Tensor | None:
-    """The picture, (1, ...), that row `i` of the output shows of the batch's `row`; None if that cannot be told."""
-    if call.latent is None or call.level is None or [t.shape[1:] for t in output] != [call.latent.x.shape[1:]]:
-        return None
-    x, out = call.latent.x[row : row + 1].detach().float(), output[0][i : i + 1].detach().float()
-    return call.level.latent_gain * x + call.level.output_gain * out
-
-
-def _own_latent(call: Call, row: int, output: Tensors, place: Place) -> Latent | None:
-    """A copy of the row's latent, if it is of the output's shape."""
+def _own_latent(call: Call, row: int, output: Tensors) -> Latent | None:
+    """The row's latent, if it is of the output's shape."""
     if call.latent is None or [t.shape[1:] for t in output] != [call.latent.x.shape[1:]]:
         return None
-    latent = call.latent.row(row)
-    return replace(latent, x=place(latent.x.clone()))
+    return call.latent.row(row)

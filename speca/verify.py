@@ -80,12 +80,12 @@ def row_errors(metric: str, verified: Sequence[Tensor], direct: Sequence[Tensor]
 
     `verified`, `direct` and `other` are the output in three ways (`answer.Speculated`, `draft.Draft`).
     """
+    return likely_error(worst_tensor(metric, direct, verified), worst_tensor(metric, other, direct))
 
-    def worst(forecast: Sequence[Tensor], exact: Sequence[Tensor]) -> Tensor:
-        """A row is as wrong as the worst of its tensors (amax keeps NaN)."""
-        return torch.stack([ERROR_METRICS[metric](f, e) for f, e in zip(forecast, exact, strict=True)]).amax(dim=0)
 
-    return likely_error(worst(direct, verified), worst(other, direct))
+def worst_tensor(metric: str, forecast: Sequence[Tensor], exact: Sequence[Tensor]) -> Tensor:
+    """A row is as wrong as the worst of its tensors (amax keeps NaN): (R, ...) per tensor -> (R,) in fp32."""
+    return torch.stack([ERROR_METRICS[metric](f, e) for f, e in zip(forecast, exact, strict=True)]).amax(dim=0)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from .call import Network, Tensors
 from .events import CallRecord
-from .verify import ERROR_METRICS
+from .verify import worst_tensor
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Witness:
     def __init__(self, metric: str, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seen: dict[int, tuple[TrueError, ...]] = {}
         self.seconds = 0.0
-        self._metric = ERROR_METRICS[metric]
+        self._metric = metric
         self._clock = clock
 
     def run_clock(self) -> float:
@@ -46,7 +44,7 @@ class Witness:
         """judged: of each row of the batch. output: what the sampler is given, (B, ...) per tensor."""
         began = self._clock()
         exact = network.full(None, False).output
-        by_row = torch.stack([self._metric(o, e) for o, e in zip(output, exact, strict=True)]).amax(dim=0).tolist()
+        by_row = worst_tensor(self._metric, output, exact).tolist()
         self.seen[call.call] = tuple(
             TrueError(row.sample, max(judged[row.sample :: n_samples]), max(by_row[row.sample :: n_samples]))
             for row in call.rows

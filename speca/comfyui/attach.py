@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -49,23 +49,22 @@ _witness: ContextVar[Witness | None] = ContextVar("speca_witness", default=None)
 
 
 @contextmanager
-def standing_aside() -> Iterator[None]:
+def _held(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    unchanged = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(unchanged)
+
+
+def standing_aside() -> AbstractContextManager[None]:
     """Runs that start in here, on this thread, are the model's own, whatever SpeCa is on it."""
-    unchanged = _aside.set(True)
-    try:
-        yield
-    finally:
-        _aside.reset(unchanged)
+    return _held(_aside, True)
 
 
-@contextmanager
-def witnessed(witness: Witness | None) -> Iterator[None]:
+def witnessed(witness: Witness | None) -> AbstractContextManager[None]:
     """Runs that start in here, on this thread, are told their true errors by `witness`."""
-    unchanged = _witness.set(witness)
-    try:
-        yield
-    finally:
-        _witness.reset(unchanged)
+    return _held(_witness, witness)
 
 
 def attach(

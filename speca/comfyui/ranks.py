@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 # Modules with what raylight puts in the place of a network's own code: it shares tokens or conditionings out, and keeps
 # nothing from one call to the next (raylight/diffusion_models/*/xdit_context_parallel.py, xdit_cfg_parallel.py).
@@ -33,11 +32,8 @@ def worst(values: Sequence[float], device: torch.device) -> list[float]:
         return list(values)
     together = torch.tensor(values, dtype=torch.float32).nan_to_num(nan=torch.inf, posinf=torch.inf).to(device)
     dist.all_reduce(together, dist.ReduceOp.MAX)
-    return _listed(together)
-
-
-def _listed(values: Tensor) -> list[float]:
-    return [float(value) for value in values.tolist()]
+    listed: list[float] = together.tolist()
+    return listed
 
 
 def shares_out(module: str) -> bool:

@@ -259,5 +259,5 @@ class Run:
         if level is None or len(output) != 1 or output[0].shape != call.latent.x.shape:
             return
         for row, stream in enumerate(self.session.streams.of(call)):
-            x, out = call.latent.x[row : row + 1].float(), output[0][row : row + 1].float()
-            stream.seen = Seen(call.sigma, x.clone(), level.latent_gain * x + level.output_gain * out)
+            x, out = call.latent.x[row : row + 1].float(), output[0][row : row + 1]
+            stream.seen = Seen(call.sigma, x.clone(), level.denoised(x, out))

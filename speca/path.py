@@ -3,9 +3,7 @@ fresh noise."""
 
 from __future__ import annotations
 
-import bisect
 import math
-import operator
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +65,7 @@ class SamplingPath:
         self.schedule = Schedule(tuple(known), sigmas[-1]) if known and len(known) == len(levels) else UNKNOWN
         self._last: Seen | None = None
         self._stride = 0.0
+        self._reached = 0
         self._jumps: deque[bool] = deque(maxlen=OF_LAST)
         self.renoised = False
 
@@ -77,16 +76,29 @@ class SamplingPath:
     def position(self, sigma: float) -> tuple[int, float]:
         """(step, progress): the schedule's interval that `sigma` falls in, and its place in the run from 0 to 1.
 
-        A sampler may ask between two sigmas of the schedule. A sigma that is repeated counts from its last place.
+        A sampler may ask between two sigmas of the schedule, and a schedule may go up. Of several intervals that hold
+        `sigma` it is the next one from where the run has come to (`arrive`). A sigma that is repeated counts from its
+        last place.
         """
         sigmas, steps = self._sigmas, len(self._sigmas) - 1
         if steps < 1:
             return 0, 0.0
-        after = bisect.bisect_right(sigmas, -sigma * (1 - 1e-5) + 1e-9, key=operator.neg)
-        step = min(max(after - 1, 0), steps - 1)
+        step = self._interval(sigma)
         gap = sigmas[step] - sigmas[step + 1]
-        fraction = (sigmas[step] - sigma) / gap if gap > 0 else 0.0
-        return step, min(max((step + fraction) / steps, 0.0), 1.0)
+        fraction = (sigmas[step] - sigma) / gap if gap != 0 else 0.0
+        return step, (step + min(max(fraction, 0.0), 1.0)) / steps
+
+    def _interval(self, sigma: float) -> int:
+        sigmas, steps = self._sigmas, len(self._sigmas) - 1
+        holding = [i for i in range(steps) if _between(sigma, sigmas[i], sigmas[i + 1])]
+        if not holding:
+            nearest = min(range(steps + 1), key=lambda i: (abs(sigmas[i] - sigma), -i))
+            return min(nearest, steps - 1)
+        return next((i for i in holding if i >= self._reached), holding[-1])
+
+    def length(self, step: int) -> float:
+        """How far sigma falls in the schedule's interval `step`."""
+        return self._sigmas[step] - self._sigmas[step + 1]
 
     def level(self, sigma: float) -> NoiseLevel | None:
         """None for a model whose sampling is not affine in finite numbers."""
@@ -99,6 +111,8 @@ class SamplingPath:
 
         Sets `renoised`, for the rest of the run, at the first fresh noise that falls due on the way down.
         """
+        if len(self._sigmas) > 1:
+            self._reached = self._interval(sigma)
         jumped, last = False, self._last
         if last is not None and last.sigma > 0 and x.shape == last.x.shape:
             jumped = self._jumped(last, x, sigma)
@@ -143,6 +157,13 @@ class SamplingPath:
         surprise, step = seen.surprise(x, sigma)
         length = surprise.square().mean().sqrt()
         return bool(length > STRAYED_STEPS * step.square().mean().sqrt() + STRAYED_NOISE * level.noise)
+
+
+def _between(sigma: float, start: float, end: float) -> bool:
+    """Whether an interval that falls or rises holds `sigma`, its start included and its end not, but for rounding."""
+    if math.isclose(sigma, end, rel_tol=1e-5, abs_tol=1e-9):
+        return False
+    return math.isclose(sigma, start, rel_tol=1e-5, abs_tol=1e-9) or min(start, end) < sigma < max(start, end)
 
 
 def _probe(model_sampling: Any, sigma: float) -> NoiseLevel | None:

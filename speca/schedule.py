@@ -50,7 +50,7 @@ class NoiseLevel:
         return self.latent_gain * x.float() + self.output_gain * output.float()
 
     def final_error(self, step: float, decided_at: float) -> float:
-        """How far an error of 1 in the output at this call moves the final picture, if sigma falls by `step`.
+        """How far an error of 1 in the output at this call moves the final picture, if sigma changes by `step`.
 
         It moves the latent by step / sigma * |output_gain|; the division takes this to the picture's own scale, and
         discounts what later calls undo: while noise prevails, the network takes an error for noise.
@@ -64,11 +64,13 @@ def error_weights(levels: Sequence[NoiseLevel], last: float, decided_at: float) 
     `last` is the sigma at which the run ends. All 1 where that would not be finite and positive.
     """
     sigmas = [*(level.sigma for level in levels), last]
-    costs = [level.final_error(level.sigma - end, decided_at) for level, end in zip(levels, sigmas[1:], strict=True)]
+    costs = [
+        level.final_error(abs(level.sigma - end), decided_at) for level, end in zip(levels, sigmas[1:], strict=True)
+    ]
     mean = sum(costs) / max(len(costs), 1)
     if not math.isfinite(mean) or mean <= 0:
         return (1.0,) * len(levels)
-    return tuple(max(cost / mean, 0.0) for cost in costs)
+    return tuple(cost / mean for cost in costs)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,51 @@ def test_where_a_call_stands_in_the_run(sigma, step, progress):
     assert path.position(sigma) == (step, pytest.approx(progress))
 
 
+def positions(levels, asked):
+    """Steps at which a sampler that asks at these sigmas stands."""
+    path = SamplingPath(NoisePrediction(), levels)
+    steps = []
+    for sigma in asked:
+        path.arrive(torch.zeros(1, 4, 8, 8), sigma)
+        steps.append(path.position(sigma)[0])
+    return steps
+
+
+UP = [0.0, 1.0, 2.0, 4.0, 6.0]
+DOWN_UP_DOWN = [4.0, 2.0, 1.0, 2.0, 3.0, 1.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("levels", "asked", "steps"),
+    [
+        (UP, UP[:-1], [0, 1, 2, 3]),
+        (UP, [0.0, 0.5, 1.0, 1.5], [0, 0, 1, 1]),  # midpoints
+        (DOWN_UP_DOWN, DOWN_UP_DOWN[:-1], [0, 1, 2, 3, 4, 5]),
+        (DOWN_UP_DOWN, [4.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0, 3.0], [0, 1, 1, 2, 2, 3, 3, 4]),  # heun asks each twice
+        ([4.0, 2.0, 1.0, 0.0], [4.0, 2.0, 1.0, 2.0, 1.0], [0, 1, 2, 1, 2]),  # the sampler itself goes back
+    ],
+)
+def test_steps_of_schedules_in_any_direction(levels, asked, steps):
+    assert positions(levels, asked) == steps
+
+
+def test_progress_of_a_rising_schedule():
+    path = SamplingPath(NoisePrediction(), UP)
+    assert [path.position(sigma)[1] for sigma in (0.0, 0.5, 2.0, 5.0, 6.0)] == pytest.approx(
+        [0.0, 0.5 / 4, 2 / 4, 3.5 / 4, 1.0]
+    )
+
+
+def test_a_step_up_costs_what_a_step_down_costs():
+    """It moves the latent as far. Counted as a negative length, it cost nothing, and a way up and down nothing at all,
+    which made every other error infinitely dear."""
+    down, up = [4.0, 2.0, 1.0, 0.5], [0.5, 1.0, 2.0, 4.0]
+    schedule = SamplingPath(NoisePrediction(), [*down, *up[1:]]).schedule
+    weights = [schedule.weight(step) for step in range(6)]
+    assert sum(weights) == pytest.approx(6)
+    assert min(weights) > 0.1
+
+
 def test_a_schedule_without_a_step_has_no_position():
     assert SamplingPath(NoisePrediction(), [1.0]).position(1.0) == (0, 0.0)
 

@@ -77,9 +77,10 @@ def test_weights_have_mean_one_and_follow_the_steps():
     assert [w / weights[0] for w in weights] == pytest.approx([c / costs[0] for c in costs])
 
 
-def test_a_repeated_sigma_costs_nothing_and_a_rising_one_is_not_negative():
+def test_a_repeated_sigma_costs_nothing_and_a_rising_one_what_a_falling_one_does():
     weights = error_weights([eps(s) for s in (4.0, 4.0, 2.0, 3.0, 1.0)], 0.0, 3.0)
-    assert weights[0] == weights[2] == 0.0
+    assert weights[0] == 0.0
+    assert weights[2] == pytest.approx(weights[1] * eps(2.0).final_error(1.0, 3.0) / eps(4.0).final_error(2.0, 3.0))
     assert min(weights) >= 0.0
 
 

@@ -1,6 +1,7 @@
 """The truth beside a run: every call of a run with SpeCa is also computed by the network on the very same input.
 
-`told` lists them while it is open; `wrong` picks those that were accepted with a true error over .3.
+`told` lists them while it is open; `wrong` picks those that were accepted with a true error over .3, `silent` those
+whose error the check did not see.
 """
 
 from __future__ import annotations
@@ -19,30 +20,64 @@ from speca.verify import relative_l2
 
 WRONG = 0.3
 
+TOO_FAR = 3.0
+"""A true error of so many times what was judged was not seen."""
+
 
 @dataclass(frozen=True)
 class Told:
-    """One sample of one call: what the session judged and how wrong its answer truly was, relative L2."""
+    """One sample of one call: what the session judged and how wrong its answer truly was, relative L2.
+
+    true: of its worst row. cost: the same with its weight, as errors are judged. judged: what the check took `cost`
+    for. carried: what the forecasts before it counted for. All but `true` are None where nothing was checked.
+    """
 
     outcome: str
     reason: str
-    judged: float | None
     true: float
     sigma: float
+    cost: float | None = None
+    judged: float | None = None
+    carried: float | None = None
+    threshold: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Of what the call costs to what it was judged to cost."""
+        assert self.cost is not None
+        assert self.judged is not None
+        return self.cost / max(self.judged, 1e-12)
+
+    @property
+    def harmless(self) -> bool:
+        """Had the check known the truth, it would have said the same: what the call costs the final picture, with what
+        came before it, is within the threshold, as small as its step or as early undone as it is."""
+        assert self.cost is not None
+        assert self.carried is not None
+        assert self.threshold is not None
+        return self.carried + self.cost <= self.threshold
 
 
 @contextmanager
 def told() -> Iterator[list[Told]]:
-    """Each sample of each call of the sessions that run meanwhile, with the error of its worst row."""
+    """Each sample of each call of the sessions that run meanwhile."""
     calls: list[Told] = []
     native = Session.evaluate
 
     def evaluate(self: Session, call: Any, network: Any) -> Any:
+        carried = [stream.errors.carried(call.renoised) for stream in self.streams.of(call)]
         output = native(self, call, network)
         exact = network.full(None, False).output
-        errors = relative_l2(output[0], exact[0]).reshape(-1, call.n_samples).amax(dim=0).tolist()
-        for row, error in zip(self.tally.record().calls[-1].rows, errors, strict=True):
-            calls.append(Told(row.outcome, row.reason, row.error, error, call.sigma))
+        errors = torch.stack([relative_l2(o, e) for o, e in zip(output, exact, strict=True)]).amax(dim=0).tolist()
+        weights = [stream.weight(call) for stream in self.streams.of(call)]
+        for sample, row in enumerate(self.tally.record().calls[-1].rows):
+            rows = call.rows_of([sample])
+            true, cost = max(errors[r] for r in rows), max(errors[r] * weights[r] for r in rows)
+            found = Told(row.outcome, row.reason, true, call.sigma)
+            if row.outcome == "accepted":
+                before = max(carried[r] for r in rows)
+                found = Told(row.outcome, row.reason, true, call.sigma, cost, row.error - before, before, row.threshold)
+            calls.append(found)
         return output
 
     Session.evaluate = evaluate  # type: ignore[method-assign]
@@ -58,6 +93,11 @@ def accepted(calls: list[Told]) -> list[Told]:
 
 def wrong(calls: list[Told]) -> list[Told]:
     return [call for call in accepted(calls) if not call.true <= WRONG]
+
+
+def silent(calls: list[Told]) -> list[Told]:
+    """Accepted with a cost of over `TOO_FAR` times what was judged, and not `harmless`."""
+    return [call for call in accepted(calls) if not call.ratio <= TOO_FAR and not call.harmless]
 
 
 def psnr(picture: Tensor, reference: Tensor) -> float:

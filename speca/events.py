@@ -30,6 +30,7 @@ REASONS: dict[str, str] = {
     "outside_range": "outside the chosen part of the run",
     "run_limit": "{limit:g} forecasts in a row",
     "expected_over": "an error of about {limit:.3g} was expected, over the threshold",
+    "in_vain": "the last checks led nowhere; the next one waits",
     "no_anchor": "too few computed steps to forecast from and to check with",
     "shape_changed": "the shape of the features changed",
     "not_possible": "a forecast is not possible in this call",

@@ -18,8 +18,8 @@ class Situation:
     """What a decision about one sample's next call rests on.
 
     `calls` made by its youngest stream, whether the anchors of all its streams make a forecast `verifiable`,
-    `in_a_row` forecasts accepted since the last full call, `progress` of the run from 0 to 1, and the error that the
-    next check is expected to find; 0 where nothing is known of it.
+    `in_a_row` forecasts accepted since the last full call, `progress` of the run from 0 to 1, the error that the next
+    check is expected to find, 0 where nothing is known of it, and whether the last checks were `in_vain`.
     """
 
     calls: int
@@ -27,6 +27,7 @@ class Situation:
     in_a_row: int
     progress: float
     expected_error: float = 0.0
+    in_vain: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def decide(config: SpeCaConfig, situation: Situation) -> Decision:
         return Decision("full", "no_anchor")
     if situation.in_a_row >= config.max_consecutive:
         return Decision("full", "run_limit", config.max_consecutive)
+    if situation.in_vain:
+        return Decision("full", "in_vain")
     threshold = threshold_at(situation.progress, config.threshold, config.threshold_end_factor)
     if situation.expected_error > threshold:
         return Decision("full", "expected_over", situation.expected_error)
@@ -78,6 +81,7 @@ def situation(call: Call, streams: Sequence[Stream]) -> Situation:
         in_a_row=max(s.in_a_row for s in streams),
         progress=call.progress,
         expected_error=max(expected_error(call, s) for s in streams),
+        in_vain=call.renoised and any(s.patience.out for s in streams),
     )
 
 

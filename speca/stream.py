@@ -16,6 +16,7 @@ from .call import Call, Exact, Latent, Tensors
 from .events import Row
 from .history import Anchor, History
 from .path import Seen
+from .patience import Patience
 from .undecided import Undecided
 from .verify import ErrorSum
 
@@ -60,6 +61,7 @@ class Stream:
         self.round = 0
         self.seen: Seen | None = None
         self.undecided = Undecided()
+        self.patience = Patience()
 
     def start_anew(self) -> None:
         """Forget what lies behind a jump of the latent; what was learnt of the model still holds."""
@@ -93,6 +95,12 @@ class Stream:
     def move_on(self, call: Call, row: Row, accumulate: bool) -> None:
         """What was computed starts a new count of errors, what was accepted adds to it."""
         self.calls += 1
+        if row.outcome == "rejected" and row.error is not None:
+            self.patience.rejected(row.error)
+        elif row.outcome == "accepted":
+            self.patience.accepted()
+        else:
+            self.patience.computed()
         if row.outcome == "accepted" and row.error is not None:
             self.in_a_row += 1
             self.errors = self.errors.after(row.error, self.weight(call), call.renoised, accumulate)

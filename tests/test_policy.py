@@ -27,6 +27,7 @@ READY = {"calls": 5, "verifiable": True, "in_a_row": 0, "progress": 0.5}
         ({"verifiable": False}, "full", "no_anchor"),
         ({"in_a_row": 2}, "speculate", ""),
         ({"in_a_row": 3}, "full", "run_limit"),
+        ({"in_vain": True}, "full", "in_vain"),
         ({"expected_error": 0.1}, "speculate", ""),
         ({"expected_error": 0.11}, "full", "expected_over"),
     ],

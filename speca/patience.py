@@ -1,0 +1,32 @@
+"""When to stop making checks that lead nowhere. Pure."""
+
+from __future__ import annotations
+
+VAIN = 3
+"""So many rejections in a row, of errors that do not fall, say what the next check will find."""
+
+
+class Patience:
+    """Of one stream. A check that is rejected is paid for nothing; after `VAIN` of them the next one waits for four
+    calls, after one more for eight, and so on, as long as none is accepted and the errors do not fall."""
+
+    def __init__(self) -> None:
+        self._vain: list[float] = []
+        self._wait = 0
+
+    @property
+    def out(self) -> bool:
+        """Whether the next call is computed without a check."""
+        return self._wait > 0
+
+    def computed(self) -> None:
+        """A call was computed without a check."""
+        self._wait = max(self._wait - 1, 0)
+
+    def accepted(self) -> None:
+        self._vain, self._wait = [], 0
+
+    def rejected(self, error: float) -> None:
+        self._vain.append(error)
+        if len(self._vain) >= VAIN and self._vain[-1] >= self._vain[-2]:
+            self._wait = 2 ** (len(self._vain) - 1)

@@ -1,0 +1,53 @@
+"""Checks that lead nowhere stop after a few, and are not given up for good."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from speca.patience import VAIN, Patience
+
+
+def checks(errors: list[float], threshold: float = 1.0) -> list[int]:
+    """The calls at which a check is made, if it would find these errors."""
+    patience, made = Patience(), []
+    for call, error in enumerate(errors):
+        if patience.out:
+            patience.computed()
+            continue
+        made.append(call)
+        if error <= threshold:
+            patience.accepted()
+        else:
+            patience.rejected(error)
+    return made
+
+
+def test_errors_that_do_not_fall_are_asked_for_less_and_less() -> None:
+    assert checks([2.0] * 40) == [0, 1, 2, 7, 16, 33]
+    assert VAIN == 3
+
+
+def test_errors_that_fall_are_followed() -> None:
+    assert checks([5.0, 4.0, 3.0, 2.0, 1.5, 0.9]) == list(range(6))
+
+
+def test_an_accepted_check_gives_back_all_trust() -> None:
+    assert checks([2.0] * 7 + [0.5] + [2.0] * 5) == [0, 1, 2, 7, 8, 9, 10]
+
+
+@pytest.mark.comfy
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde"])
+def test_samplers_whose_noise_decides_waste_few_checks(emoji: Any, sampler: str) -> None:
+    """16 and 17 of 20 calls were checked for nothing."""
+    from speca.comfyui.attach import attach, attachment_of
+    from speca.config import SpeCaConfig
+
+    model = attach(emoji.models.load(emoji.models.FILES["flux"]), SpeCaConfig(threshold=0.02))
+    with torch.inference_mode():
+        emoji.models.sample(model, [7], steps=20, sampler=sampler)
+    totals = attachment_of(model).run_of().totals
+    assert totals.calls == 20
+    assert totals.rejected <= 7

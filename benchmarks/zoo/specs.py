@@ -149,7 +149,6 @@ ZOO: dict[str, Spec] = {
             size=32,
             frames=3,
             fold=2,
-            sampling={"shift": 5.0},
             zero=_MODULATED,
             pooled=32,
             steps=4000,
@@ -183,7 +182,6 @@ ZOO: dict[str, Spec] = {
             size=32,
             frames=3,
             fold=2,
-            sampling={"shift": 3.0},
             zero=("head.head",),
             steps=4000,
             batch=8,
@@ -252,7 +250,6 @@ ZOO: dict[str, Spec] = {
             source="clipart",
             depth=26,
             fold=2,
-            sampling={"shift": 2.0},
             zero=("adaLN_modulation", "final_layer.linear"),
         ),
         Spec(

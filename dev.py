@@ -2,7 +2,7 @@
 """Everything a developer or a curious visitor runs, with nothing but Python 3.11 on the machine.
 
     python dev.py demo      a real ComfyUI with this pack and a demo graph, ready to press Run
-    python dev.py test      all tests (further arguments go to pytest)
+    python dev.py test      all tests (further arguments go to pytest; --full: with the tables that take an hour)
     python dev.py models    which of ComfyUI's models SpeCa takes, how, and what the tests have of them
     python dev.py lint      ruff and mypy
     python dev.py bench     the benchmark (further arguments go to benchmarks/bench.py)
@@ -720,7 +720,7 @@ def test(arguments: list[str]) -> int:
 
     # Arguments choose among pytest's tests, so the others are left out then.
     web_tests = sorted((ROOT / "tests" / "web").glob("*.test.*js"))
-    if not arguments and web_tests:
+    if arguments in ([], ["--full"]) and web_tests:
         node = shutil.which("node")
         if node is None:
             results.append(("node --test", "SKIPPED: there is no node (20 or newer) on PATH"))

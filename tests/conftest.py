@@ -45,11 +45,13 @@ _available = {"comfyui": False}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run ComfyUI on the CUDA device instead of the CPU")
+    parser.addoption("--full", action="store_true", help="also what takes an hour; its tables go to benchmarks/results")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "comfy: needs a real ComfyUI; skipped where there is none")
     config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped where there is none or without --gpu")
+    config.addinivalue_line("markers", "full: takes long; left out without --full")
     gpu = config.getoption("--gpu")
     if gpu and not torch.cuda.is_available():
         raise pytest.UsageError(f"--gpu was given, but there is {NO_CUDA}")
@@ -67,6 +69,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    long = [] if config.getoption("--full") else [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in set(long)]
     for item in items:
         needs_comfy = item.get_closest_marker("comfy") or COMFY_FIXTURES & set(getattr(item, "fixturenames", ()))
         if needs_comfy and not _available["comfyui"]:

@@ -52,10 +52,15 @@ class Told:
     def harmless(self) -> bool:
         """Had the check known the truth, it would have said the same: what the call costs the final picture, with what
         came before it, is within the threshold, as small as its step or as early undone as it is."""
+        assert self.threshold is not None
+        return self.sum_with_truth <= self.threshold
+
+    @property
+    def sum_with_truth(self) -> float:
+        """What would have been compared with the threshold, had the check known the truth."""
         assert self.cost is not None
         assert self.carried is not None
-        assert self.threshold is not None
-        return self.carried + self.cost <= self.threshold
+        return self.carried + self.cost
 
 
 @contextmanager

@@ -13,11 +13,24 @@ CACHE_DEVICES = ("auto", "gpu", "cpu")
 
 NOISE_GAIN_LIMIT = 3.0
 
+MODES: dict[str, float | None] = {
+    "threshold": None,
+    "speed": None,
+    "Faithful 1.5x": 1.5,
+    "Balanced 2x": 2.0,
+    "Fast 3x": 3.0,
+    "Draft 5x": 5.0,
+}
+"""What decides how much is computed: the threshold, the speed that is asked for, or a name for one."""
+
 
 @dataclass(frozen=True)
 class SpeCaConfig:
     """The settings of one SpeCa node.
 
+    mode: one of `MODES`. In all but "threshold" the run has the time that its speed leaves it, and the threshold of
+        each call follows from that (`budget`); `threshold` and `threshold_end_factor` do not count then.
+    target_speedup: the speed that is asked for in mode "speed", measured in wall-clock.
     threshold: the relative error at which a forecast is thrown away, at the start of the run; 0 computes every call.
         Errors are weighted by what they cost the final picture, 1 on the run's average (`schedule.error_weights`).
     order: the highest polynomial order of the forecast, 0 (reuse) to 4.
@@ -51,6 +64,8 @@ class SpeCaConfig:
     forecaster: str = "newton"
     cache_device: str = "auto"
     noise_gain_limit: float | None = None
+    mode: str = "threshold"
+    target_speedup: float = 3.0
 
     def __post_init__(self) -> None:
         _within("threshold", self.threshold, 0.0, float("inf"))
@@ -70,6 +85,18 @@ class SpeCaConfig:
         _one_of("error_metric", self.error_metric, ERROR_METRICS)
         _one_of("forecaster", self.forecaster, FORECASTERS)
         _one_of("cache_device", self.cache_device, CACHE_DEVICES)
+        _one_of("mode", self.mode, MODES)
+        _within("target_speedup", self.target_speedup, 1.0, 100.0)
+
+    @property
+    def speed(self) -> float | None:
+        """The speed that is asked for; None in threshold mode."""
+        return self.target_speedup if self.mode == "speed" else MODES[self.mode]
+
+    @property
+    def speculates(self) -> bool:
+        """Whether any call may be forecast."""
+        return self.threshold > 0 if self.speed is None else self.speed > 1
 
     def for_architecture(self, noise_gain_limit: float) -> SpeCaConfig:
         """What was left to the architecture, filled in."""

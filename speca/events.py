@@ -21,6 +21,7 @@ Status = Literal["running", "finished", "interrupted", "failed"]
 
 # A live event stays under 1 KB: rows beyond this many are counted (`n_samples`) but not listed.
 MAX_ROWS_PER_EVENT = 8
+MAX_PLANNED_SHOWN = 64
 
 
 # One sentence per reason code. `{error}`, `{threshold}` and `{limit}` are the row's own figures.
@@ -31,6 +32,7 @@ REASONS: dict[str, str] = {
     "run_limit": "{limit:g} forecasts in a row",
     "expected_over": "an error of about {limit:.3g} was expected, over the threshold",
     "in_vain": "the last checks led nowhere; the next one waits",
+    "affordable": "enough time is left to compute it",
     "no_anchor": "too few computed steps to forecast from and to check with",
     "shape_changed": "the shape of the features changed",
     "not_possible": "a forecast is not possible in this call",
@@ -40,6 +42,9 @@ REASONS: dict[str, str] = {
     "with_rejected": "computed together with a rejected sample",
     "native": "the run is computed natively",
 }
+
+NOT_ALLOWED = frozenset({"warm_up", "outside_range", "run_limit", "no_anchor", "shape_changed", "not_possible"})
+"""Why a call was computed that no threshold could have saved."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,48 @@ class CallRecord:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Where the time of a run in speed mode is to go, as it stood at the last call.
+
+    calls: that are left. computed: of them, those that can be paid for, computed in full. ahead: which of the columns
+    that follow will be, 1 for the next; a column is one evaluation of the sampler.
+    """
+
+    calls: int
+    computed: float
+    ahead: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Of a run in speed mode: the speed asked for, the seconds that leaves the run, those that are left, and the plan.
+
+    `missed` says in one sentence why the run did not end at that speed, once it has ended, or is None.
+    """
+
+    target: float
+    seconds: float
+    left: float
+    plan: Plan
+    missed: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "seconds": round(self.seconds, 4),
+            "left": round(self.left, 4),
+            "computed": round(self.plan.computed, 2),
+            "plan": list(self.plan.ahead[:MAX_PLANNED_SHOWN]),
+            "missed": self.missed,
+        }
+
+
+@dataclass(frozen=True)
 class Totals:
-    """Sums over a run's calls. `speedup` is measured wall-clock and None until a full call has been timed."""
+    """Sums over a run's calls. `speedup` is measured wall-clock and None until a full call has been timed.
+
+    `spending` is of a run in speed mode.
+    """
 
     calls: int
     full: int
@@ -120,10 +165,13 @@ class Totals:
     seconds: float
     speedup: float | None
     cache_bytes: int
+    spending: Spending | None = None
 
     def to_json(self) -> dict[str, Any]:
         speedup = None if self.speedup is None else round(self.speedup, 3)
-        return {**asdict(self), "seconds": round(self.seconds, 4), "speedup": speedup}
+        rounded = {**asdict(self), "seconds": round(self.seconds, 4), "speedup": speedup}
+        del rounded["spending"]
+        return rounded if self.spending is None else {**rounded, "spending": self.spending.to_json()}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from .call import Call
 from .config import SpeCaConfig
 from .draft import can_forecast
 from .stream import Stream
-from .verify import threshold_at
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Decision:
     limit: float | None = None
 
 
-def decide(config: SpeCaConfig, situation: Situation) -> Decision:
+def decide(config: SpeCaConfig, situation: Situation, threshold: float) -> Decision:
     """Full or speculate, and why. Reasons are given in the order in which a person would look for them."""
-    if config.threshold == 0:
+    if not config.speculates:
         return Decision("full", "threshold_zero")
     if situation.calls < config.warmup_steps:
         return Decision("full", "warm_up")
@@ -51,21 +50,24 @@ def decide(config: SpeCaConfig, situation: Situation) -> Decision:
         return Decision("full", "no_anchor")
     if situation.in_a_row >= config.max_consecutive:
         return Decision("full", "run_limit", config.max_consecutive)
+    if threshold <= 0:
+        return Decision("full", "affordable")
     if situation.in_vain:
         return Decision("full", "in_vain")
-    threshold = threshold_at(situation.progress, config.threshold, config.threshold_end_factor)
     if situation.expected_error > threshold:
         return Decision("full", "expected_over", situation.expected_error)
     return Decision("speculate")
 
 
-def decide_all(config: SpeCaConfig, call: Call, streams: Sequence[Stream], splittable: bool) -> list[Decision]:
+def decide_all(
+    config: SpeCaConfig, call: Call, streams: Sequence[Stream], splittable: bool, threshold: float
+) -> list[Decision]:
     """One decision per sample; `streams` has one for each row of the call.
 
     A batch that cannot be taken apart is computed whole as soon as one sample is.
     """
     decisions = [
-        decide(config, situation(call, [streams[row] for row in call.rows_of([sample])]))
+        decide(config, situation(call, [streams[row] for row in call.rows_of([sample])]), threshold)
         for sample in range(call.n_samples)
     ]
     if not splittable and any(d.action == "full" for d in decisions):
@@ -98,4 +100,4 @@ def expected_error(call: Call, stream: Stream) -> float:
 
 def needs_anchor(config: SpeCaConfig, progress: float) -> bool:
     """Whether a full call at this point can still serve a later forecast; if not, nothing is copied."""
-    return config.threshold > 0 and progress <= config.end_percent
+    return config.speculates and progress <= config.end_percent

@@ -90,6 +90,10 @@ class Schedule:
             self._weights[decided_at] = error_weights(self.levels, self.last, decided_at)
         return self._weights[decided_at][step]
 
+    def ratio(self, step: int) -> float:
+        """Of noise to signal at a step; infinite where nothing is known."""
+        return self.levels[step].ratio if step < len(self.levels) else math.inf
+
 
 UNKNOWN = Schedule()
 

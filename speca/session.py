@@ -20,11 +20,12 @@ from .answer import Part, Speculated, answer, best_direct_shares, join
 from .call import Call, ForecastImpossibleError, Network, Tensors
 from .config import SpeCaConfig
 from .draft import ANCHORS_TO_FORECAST, forecast
-from .events import Listener, Outcome, Row, RunHeader, RunRecord, Status
+from .events import Listener, Outcome, Plan, Row, RunHeader, RunRecord, Status
+from .pace import Pace
 from .policy import Decision, decide_all, needs_anchor
 from .stream import Place, Stream, Streams
 from .tally import Tally
-from .verify import judge, row_errors, threshold_at
+from .verify import judge, row_errors
 from .witness import Witness
 
 Agree = Callable[[Sequence[float], torch.device], list[float]]
@@ -51,7 +52,8 @@ class Session:
     ) -> None:
         self.config = config
         self.streams = Streams(max(config.order + 1, ANCHORS_TO_FORECAST))
-        self.tally = Tally(header, listener)
+        self.tally = Tally(header, listener, config.speed)
+        self._pace = Pace(config, header)
         self._place = place
         self._clock = clock
         self._witness = witness
@@ -61,12 +63,13 @@ class Session:
         """The call's output, (B, ...) per tensor: accepted forecasts, and full computation for the other samples."""
         began = self._clock()
         streams = self.streams.of(call)
-        decisions = self._with_all(decide_all(self.config, call, streams, network.splittable), network)
+        threshold, plan = self._threshold(call, streams, network)
+        decisions = self._with_all(decide_all(self.config, call, streams, network.splittable, threshold), network)
         rows = {sample: Row(sample, "full", d.reason, limit=d.limit) for sample, d in enumerate(decisions)}
         hopeful = [sample for sample, d in enumerate(decisions) if d.action == "speculate"]
         speculated = None
         if hopeful:
-            speculated, judged = self._speculate(call, streams, network, hopeful)
+            speculated, judged = self._speculate(call, streams, network, hopeful, threshold)
             rows.update(judged)
         accepted = [sample for sample, row in rows.items() if row.outcome == "accepted"]
         computed = [sample for sample, row in rows.items() if row.outcome != "accepted"]
@@ -87,11 +90,17 @@ class Session:
         output = join(parts, len(streams))
         for i, stream in enumerate(streams):
             stream.move_on(call, rows[i % call.n_samples], self.config.accumulate_error)
-        record = self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes)
+        self._pace.made(call)
+        record = self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes, plan)
         if self._witness is not None and accepted:
             own = [stream.errors.added for stream in streams]
             self._witness.see(record, call.n_samples, own, output, network)
         return output
+
+    def _threshold(self, call: Call, streams: Sequence[Stream], network: Network) -> tuple[float, Plan | None]:
+        """That of this call, and in speed mode the plan. Of several processes each has measured times of its own."""
+        threshold, plan = self._pace.threshold(call, streams, network.splittable, self.tally)
+        return threshold if plan is None else self._agree([threshold], network.device)[0], plan
 
     def _with_all(self, decisions: list[Decision], network: Network) -> list[Decision]:
         """What one of several processes will not speculate on, none does."""
@@ -100,7 +109,7 @@ class Session:
         return [with_others if no and d.action != "full" else d for d, no in zip(decisions, unwilling, strict=True)]
 
     def _speculate(
-        self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]
+        self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int], threshold: float
     ) -> tuple[Speculated | None, dict[int, Row]]:
         """Forecast the samples' rows, run the last block and the head on them, and judge each sample."""
         rows = call.rows_of(samples)
@@ -113,17 +122,26 @@ class Session:
             self._agree([math.inf] * len(samples), network.device)
             return None, {sample: Row(sample, "full", refused.reason) for sample in samples}
         errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other)
-        return Speculated(rows, verified, draft.direct), self._judge(call, streams, network, samples, errors)
+        return Speculated(rows, verified, draft.direct), self._judge(call, streams, network, samples, errors, threshold)
 
     def _judge(
-        self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int], errors: Tensor
+        self,
+        call: Call,
+        streams: Sequence[Stream],
+        network: Network,
+        samples: Sequence[int],
+        errors: Tensor,
+        threshold: float,
     ) -> dict[int, Row]:
         """The verdict on each sample by the errors of all rows that were speculated, (R,)."""
-        threshold = threshold_at(call.progress, self.config.threshold, self.config.threshold_end_factor)
         verdicts = {}
         # Rows run conditioning by conditioning; a sample is as wrong as its worst row (max keeps NaN).
-        weights = [streams[row].weight(call) for row in call.rows_of(samples)]
-        by_sample = (errors.numpy(force=True) * weights).reshape(-1, len(samples)).max(axis=0)
+        rows = call.rows_of(samples)
+        weights = [streams[row].weight(call) for row in rows]
+        found = errors.numpy(force=True)
+        for row, error in zip(rows, found.tolist(), strict=True):
+            streams[row].learn_rate(call, error)
+        by_sample = (found * weights).reshape(-1, len(samples)).max(axis=0)
         agreed = self._agree(by_sample.tolist(), network.device)
         for sample, error in zip(samples, agreed, strict=True):
             carried = max(streams[row].errors.carried(call.renoised) for row in call.rows_of([sample]))

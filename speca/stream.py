@@ -5,6 +5,7 @@ A *stream* is one sample under one conditioning. All state that decisions rest o
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .budget import haste
 from .call import Call, Exact, Latent, Tensors
 from .events import Row
 from .history import Anchor, History
@@ -46,6 +48,7 @@ class Stream:
         differ, but not the kind of anchors.
     own_share: of the embedded input, which is not in the anchors' features but each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); None while nothing tells.
+    rate: the error of a first forecast, by all that were checked: `budget.Forecasts`; None before any was.
     calls: made so far. in_a_row: forecasts accepted since the last full call. errors: theirs, summed.
     round: the sampler's evaluation in which it was last called. seen: that call, where only it can tell of a jump.
     """
@@ -55,6 +58,7 @@ class Stream:
         self.mostly_noise = mostly_noise
         self.own_share = OWN_SHARE if mostly_noise else 0.0
         self.direct_share = DIRECT_SHARE if mostly_noise else None
+        self.rate: float | None = None
         self.calls = 0
         self.in_a_row = 0
         self.errors = ErrorSum()
@@ -83,6 +87,10 @@ class Stream:
         """What an error at `call` costs the final picture, as far as the run's pictures tell."""
         return call.weight(self.undecided.decided_at)
 
+    def weight_at(self, call: Call, step: int) -> float:
+        """The same of another step of the run."""
+        return call.schedule.weight(step, self.undecided.decided_at)
+
     def keep_own(self, share: float) -> None:
         if share != self.own_share:  # features without another share are no anchors of these
             self.own_share = share
@@ -91,6 +99,12 @@ class Stream:
     def learn_direct_share(self, share: float) -> None:
         """The mean of the new and the old: one call is one noisy sample."""
         self.direct_share = share if self.direct_share is None else (self.direct_share + share) / 2
+
+    def learn_rate(self, call: Call, error: float) -> None:
+        """From a check's own error. The geometric mean of the new and the old."""
+        rate = error / (self.in_a_row + 1) / haste(call.schedule.ratio(call.step))
+        if 0 < rate < math.inf:
+            self.rate = rate if self.rate is None else math.sqrt(self.rate * rate)
 
     def move_on(self, call: Call, row: Row, accumulate: bool) -> None:
         """What was computed starts a new count of errors, what was accepted adds to it."""

@@ -9,8 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 
+from .budget import Prices, why_missed
 from .call import Call
-from .events import CallRecord, Listener, Row, RunHeader, RunRecord, Status, Totals
+from .events import NOT_ALLOWED, CallRecord, Listener, Plan, Row, RunHeader, RunRecord, Spending, Status, Totals
 from .words import summary_line
 
 log = logging.getLogger(__name__)
@@ -19,11 +20,16 @@ log = logging.getLogger(__name__)
 class Tally:
     """The account of one run: its header, its calls, their totals. Thread-safe."""
 
-    def __init__(self, header: RunHeader, listener: Listener | None = None) -> None:
+    def __init__(self, header: RunHeader, listener: Listener | None = None, speed: float | None = None) -> None:
+        """speed: what is asked for, in speed mode."""
         self.header = header
+        self._speed = speed
+        self._plan: Plan | None = None
+        self._missed: str | None = None
         self._listener = listener
         self._calls: list[CallRecord] = []
         self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
+        self._check_costs: list[float] = []
         self._call_kinds: Counter[Hashable] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._seconds_in_calls = 0.0
@@ -35,16 +41,26 @@ class Tally:
         self._tell("run_started", header)
 
     def count(
-        self, call: Call, rows: Mapping[int, Row], began: float, ended: float, full_seconds: float, cache_bytes: int
+        self,
+        call: Call,
+        rows: Mapping[int, Row],
+        began: float,
+        ended: float,
+        full_seconds: float,
+        cache_bytes: int,
+        plan: Plan | None = None,
     ) -> CallRecord:
-        """A call that is answered: what became of each sample, when, how much of it the full computation took, and
-        what anchors take now."""
+        """A call that is answered: what became of each sample, when, how much of it the full computation took, what
+        anchors take now, and in speed mode the plan for the calls that follow."""
         with self._lock:
+            self._plan = plan
             if self._began is None:
                 self._began = began
             self._ended = ended
             if all(row.outcome != "accepted" for row in rows.values()):
                 self._full_costs[call.kind].append(full_seconds)
+            if any(row.error is not None for row in rows.values()):
+                self._check_costs.append(ended - began - full_seconds)
             self._call_kinds[call.kind] += 1
             self._seconds_in_calls += ended - began
             self._cache_bytes = max(self._cache_bytes, cache_bytes)
@@ -67,7 +83,7 @@ class Tally:
     def totals(self) -> Totals:
         """Counts so far. A call counts as its dearest outcome: one rejected sample makes it a rejected call."""
         with self._lock:
-            seconds = self._ended - self._began if self._began is not None else 0.0
+            seconds = self._seconds
             return Totals(
                 calls=len(self._calls),
                 full=self._outcomes["full"],
@@ -76,17 +92,61 @@ class Tally:
                 seconds=seconds,
                 speedup=self._speedup(seconds),
                 cache_bytes=self._cache_bytes,
+                spending=self._spending(),
             )
+
+    def _spending(self) -> Spending | None:
+        if self._speed is None or self._plan is None:
+            return None
+        allowed, left = self.allowance(self._speed, self._plan.calls)
+        return Spending(self._speed, allowed, left, self._plan, self._missed)
+
+    def _why_missed(self) -> str | None:
+        if self._speed is None or not self._full_costs or self.header.native is not None:
+            return None
+        forced = sum(any(row.reason in NOT_ALLOWED for row in call.rows) for call in self._calls)
+        rejected = self._outcomes["rejected"]
+        got = self._speedup(self._seconds)
+        return why_missed(self._speed, got, self.prices(), len(self._calls), forced, rejected)
 
     def _speedup(self, seconds: float) -> float | None:
         """Wall-clock: what the run would have taken, each call at the median cost of its kind's full calls, over what
         it took from its first call to its last, forecasts, verifications and rejections included."""
         if not self._full_costs or seconds <= 0:
             return None
+        return (seconds - self._seconds_in_calls + self._native()) / seconds
+
+    def _native(self) -> float:
+        """Seconds that the calls so far would have taken, all computed in full."""
         medians = {kind: statistics.median(costs) for kind, costs in self._full_costs.items()}
         fallback = statistics.median(cost for costs in self._full_costs.values() for cost in costs)
-        native = sum(n * medians.get(kind, fallback) for kind, n in self._call_kinds.items())
-        return (seconds - self._seconds_in_calls + native) / seconds
+        return sum(n * medians.get(kind, fallback) for kind, n in self._call_kinds.items())
+
+    def prices(self) -> Prices:
+        """Of calls, in seconds, by what was measured so far; before anything was, in computed calls. A check is one
+        block's work, as long as none was made."""
+        with self._lock:
+            first_check = 1.0 / max(self.header.n_blocks, 1)
+            if not self._full_costs:
+                return Prices(1.0, first_check)
+            n = len(self._calls)
+            full = self._native() / n
+            check = statistics.median(self._check_costs) if self._check_costs else first_check * full
+            return Prices(full, check, (self._seconds - self._seconds_in_calls) / n)
+
+    def allowance(self, speed: float, calls_left: int) -> tuple[float, float]:
+        """(the time in which the whole run ends at `speed`, what is left of it), in the unit of `prices`."""
+        with self._lock:
+            n = len(self._calls)
+            if not self._full_costs:
+                return (n + calls_left) / speed, calls_left / speed
+            uncached = self._seconds - self._seconds_in_calls + self._native()
+            allowed = uncached / n * (n + calls_left) / speed
+            return allowed, allowed - self._seconds
+
+    @property
+    def _seconds(self) -> float:
+        return self._ended - self._began if self._began is not None else 0.0
 
     def record(self, status: Status = "running") -> RunRecord:
         with self._lock:
@@ -102,6 +162,7 @@ class Tally:
     def close(self, status: Status) -> RunRecord:
         """End the run. Writes one line to the log and tells the listener."""
         with self._lock:
+            self._missed = self._why_missed() if status == "finished" else None
             self._closed = self.record(status)
         log.info("%s", summary_line(self._closed))
         self._tell("run_ended", self._closed)

@@ -20,6 +20,8 @@ def summary_line(record: RunRecord) -> str:
     )
     if totals.accepted == 0:
         line += f"; nothing skipped: {native or why_nothing_skipped(record)}"
+    if totals.spending is not None and totals.spending.missed:
+        line += f"; {totals.spending.missed}"
     return line
 
 

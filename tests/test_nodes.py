@@ -17,6 +17,7 @@ WIDGETS = {
     "SpeCa": [
         *("threshold", "order", "threshold_end_factor", "accumulate_error", "warmup_steps", "max_consecutive"),
         *("start_percent", "end_percent", "error_metric", "forecaster", "cache_device"),
+        *("mode", "target_speedup"),
     ],
     "SpeCaReport": [],
     "SpeCaCompare": ["true_errors"],

@@ -33,15 +33,23 @@ READY = {"calls": 5, "verifiable": True, "in_a_row": 0, "progress": 0.5}
     ],
 )
 def test_rules(changed, action, reason):
-    decision = decide(CONFIG, Situation(**{**READY, **changed}))
+    decision = decide(CONFIG, Situation(**{**READY, **changed}), 0.1)
     assert (decision.action, decision.reason) == (action, reason)
     assert decision.limit == {"run_limit": 3, "expected_over": 0.11}.get(reason)
 
 
 def test_threshold_zero_computes_everything_and_keeps_nothing():
     config = SpeCaConfig(threshold=0.0)
-    assert decide(config, Situation(**READY)).reason == "threshold_zero"
+    assert decide(config, Situation(**READY), 0.0).reason == "threshold_zero"
     assert not needs_anchor(config, 0.5)
+
+
+def test_in_speed_mode_the_threshold_that_was_set_does_not_count():
+    config = replace(CONFIG, threshold=0.0, mode="speed", target_speedup=2.0)
+    assert decide(config, Situation(**READY), 0.1).action == "speculate"
+    assert decide(config, Situation(**READY), 0.0).reason == "affordable"
+    assert needs_anchor(config, 0.5)
+    assert decide(replace(config, target_speedup=1.0), Situation(**READY), 0.1).reason == "threshold_zero"
 
 
 def test_no_anchor_is_kept_once_no_forecast_can_follow():

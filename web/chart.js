@@ -39,7 +39,8 @@ export const MAX_LANES = 8
  *
  * @param {Run[]} runs one or two runs of the reducer's state
  * @param {{width: number, plot?: number, axis?: boolean, maxLanes?: number}} options pixels; `axis` adds figures
- * @returns {Geometry} lanes, cells, marks (errors), thresholds, pending columns, ticks, all in pixels
+ * @returns {Geometry} lanes, cells, marks (errors), thresholds, pending columns (planned: to be computed), ticks, all in
+ *   pixels
  */
 export function geometry(runs, { width, plot = SPACE.plot, axis = false, maxLanes = MAX_LANES }) {
   const tables = runs.map(tableOf)
@@ -122,9 +123,13 @@ export function geometry(runs, { width, plot = SPACE.plot, axis = false, maxLane
 
   const pending = []
   if (!several && tables[0]) {
+    const { run, columns } = tables[0]
+    const ahead = run.status === "running" ? (run.totals?.spending?.plan ?? []) : []
+    const planned = new Set(ahead.map((column) => Math.floor((columns - 1 + column) / perBin)))
     for (let bin = Math.ceil(tables[0].columns / perBin); bin < nBins; bin += 1) {
       for (const lane of lanes.length > 0 ? lanes : [{ y: base + SPACE.gap, h: SPACE.lane }]) {
-        pending.push({ x: left + bin * binPitch + cellGap / 2, y: lane.y, w: binPitch - cellGap, h: lane.h })
+        const x = left + bin * binPitch + cellGap / 2
+        pending.push({ x, y: lane.y, w: binPitch - cellGap, h: lane.h, planned: planned.has(bin) })
       }
     }
   }
@@ -518,8 +523,15 @@ function picture(shape, runs, words, active) {
     const attributes = { class: "speca-label", x: shape.left - 6, y: lane.y + lane.h / 2 + 3.5, "text-anchor": "end" }
     spec.push(["text", `l${lane.key}`, attributes, laneName(words, lane.label)])
   }
-  shape.pending.forEach(({ x, y, w, h }, i) => {
-    spec.push(["rect", `p${i}`, { class: "speca-pending", x, y: y + h / 2 - 1, width: w, height: 2, rx: 1 }])
+  shape.pending.forEach(({ x, y, w, h, planned }, i) => {
+    if (planned) {
+      // The place of a computed call's square, hollow until the run gets there.
+      const side = Math.min(w, 22) - 1
+      const place = { x: x + (w - side) / 2, y: y + 1, width: Math.max(1, side), height: h - 2, rx: 2.5 }
+      spec.push(["rect", `p${i}`, { class: "speca-planned", ...place }])
+    } else {
+      spec.push(["rect", `p${i}`, { class: "speca-pending", x, y: y + h / 2 - 1, width: w, height: 2, rx: 1 }])
+    }
   })
 
   const first = shape.cells[0]?.key

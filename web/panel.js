@@ -6,7 +6,7 @@
 import { createChart, geometry } from "./chart.js"
 import { fileName, toCsv, toJson } from "./export.js"
 import { totalsOf } from "./reducer.js"
-import { cost, counts, speedup } from "./words.js"
+import { cost, counts, speedup, spending } from "./words.js"
 
 const NODE_PADDING = 9
 const NODE_GAP = 4
@@ -54,13 +54,14 @@ function createLegend() {
 function noteOf(run, words, hiddenLanes) {
   const notes = []
   const totals = totalsOf(run)
+  notes.push(spending(words, run, totals))
   if (run.native) notes.push(words("note.native", { why: run.native }))
   if (run.status === "interrupted" || run.status === "failed") {
     notes.push(words(`note.${run.status}`, { calls: words.number(totals.calls, 9) }))
   }
   if (run.newer) notes.push(words("note.newer"))
   if (hiddenLanes > 0) notes.push(words("more_rows", { n: hiddenLanes }))
-  return notes.join(" ")
+  return notes.filter(Boolean).join(" ")
 }
 
 // -- on the node -------------------------------------------------------------------------------------------------------
@@ -398,7 +399,9 @@ function drawStrip(svg, run) {
 
 function briefly(words, run) {
   const parts = []
-  for (const name of ["threshold", "order"]) {
+  const target = totalsOf(run).spending?.target
+  if (target) parts.push(words("panel.asked", { value: words.number(target) }))
+  for (const name of target ? ["order"] : ["threshold", "order"]) {
     const value = run.settings[name]
     if (typeof value === "number") parts.push(words(`panel.${name}`, { value: words.number(value) }))
   }

@@ -184,8 +184,24 @@ function withTotals(run, value) {
     speedup: number(value.speedup),
     cache_bytes: number(value.cache_bytes)
   }
-  const same = run.totals && Object.keys(totals).every((key) => totals[key] === run.totals[key])
-  return same ? run : { ...run, totals }
+  const spending = spendingOf(value.spending)
+  if (spending !== null) totals.spending = spending
+  return JSON.stringify(totals) === JSON.stringify(run.totals) ? run : { ...run, totals }
+}
+
+/** Of a run that was asked for a speed: what it may take, what is left, and which columns after now will be computed. */
+function spendingOf(value) {
+  const target = isObject(value) ? number(value.target) : null
+  if (target === null) return null
+  const plan = Array.isArray(value.plan) ? value.plan.slice(0, MAX_ROWS).filter((each) => Number.isInteger(each) && each > 0) : []
+  return {
+    target,
+    seconds: number(value.seconds),
+    left: number(value.left),
+    computed: number(value.computed),
+    plan,
+    missed: text(value.missed)
+  }
 }
 
 function withEnd(run, event) {

@@ -76,6 +76,19 @@ export function counts(words, run, totals) {
   return words("totals_running", { ...values, step: words.number(step, 9), steps: words.number(run.steps, 9) })
 }
 
+/** "3× asked: 2.1 s of 6.4 s left, enough for 4 computed calls": of a run that was asked for a speed, else "". */
+export function spending(words, run, totals) {
+  const { spending: of } = totals
+  if (!of) return ""
+  const target = words.number(of.target)
+  if (of.missed) return words("spending.missed", { why: of.missed })
+  if (run.status !== "running") return words("spending.kept", { target })
+  const seconds = (value) => words.number(value, 2)
+  return words("spending.left", {
+    target, left: seconds(Math.max(0, of.left)), seconds: seconds(of.seconds), computed: words.number(Math.floor(of.computed), 4)
+  })
+}
+
 /** "9.8 s · 0.17 GB"; of a run that goes on only the time, to leave room for how far it is. */
 export function cost(words, run, totals) {
   const parts = []

@@ -202,7 +202,7 @@ class Attachment:
         if (recorded := reason_to_stay_native(guider.model_patcher.load_device)) is not None:
             return recorded
         warm_up = self.config.warmup_steps
-        if self.config.threshold > 0 and steps < warm_up + 2:
+        if self.config.speculates and steps < warm_up + 2:
             return (
                 f"{steps} steps are too few for {warm_up} warm-up step{'' if warm_up == 1 else 's'} and a forecast "
                 f"between two computed ones (at least {warm_up + 2}); it runs uncached"

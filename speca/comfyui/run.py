@@ -174,7 +174,7 @@ class Run:
             call = describe(model, latent, args[0], options, self.path, kwargs, self._ordinals)
             # Other packs' patches may hold tensors for this very batch: then it is never taken apart.
             splittable = call.n_samples > 1 and not patched and not architecture.mixes_rows
-            if architecture.experimental and self.session.config.threshold > 0:
+            if architecture.experimental and self.session.config.speculates:
                 anatomy = self._proved(model, anatomy, forwards, args, kwargs, len(call.streams))
                 splittable = False  # how the network treats the rows of a batch is not known
         except ForecastImpossibleError as refused:

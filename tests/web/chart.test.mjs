@@ -4,7 +4,7 @@ import test from "node:test"
 
 import { describe, geometry, labelPlace, laneName, MAX_LANES, neighbour, SPACE } from "../../web/chart.js"
 import { emptyState, reduce } from "../../web/reducer.js"
-import { bytes, cost, counts, makeWords, reason, speedup } from "../../web/words.js"
+import { bytes, cost, counts, makeWords, reason, speedup, spending } from "../../web/words.js"
 
 const read = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"))
 const languages = ["en", "zh", "ja"]
@@ -45,6 +45,41 @@ test("a run without calls has room for its steps", () => {
   assert.equal(shape.cells.length, 0)
   assert.equal(shape.pending.length, 20)
   insideOf(shape)
+})
+
+const asked = (changes) => ({
+  calls: 2, full: 2, accepted: 0, rejected: 0, seconds: 2, speedup: 1, cache_bytes: 0,
+  spending: { target: 3, seconds: 6.67, left: 4.67, computed: 4.6, plan: [2, 5], missed: null, ...changes }
+})
+
+test("calls that a plan will compute are marked before the run gets there", () => {
+  const calls = [[row("full")], [row("full")]]
+  const shape = geometry([run(calls, { steps: 10, status: "running", totals: asked() })], { width: WIDTH })
+  assert.equal(shape.pending.length, 8)
+  // Columns 0 and 1 are made: 2 and 5 from now are the second and the fifth of those to come.
+  assert.deepEqual(shape.pending.map((each) => each.planned), [false, true, false, false, true, false, false, false])
+  const binned = geometry([run(calls, { steps: 2000, status: "running", totals: asked({ plan: [40, 1000] }) })], { width: WIDTH })
+  assert.ok(binned.perBin > 1)
+  assert.equal(binned.pending.filter((each) => each.planned).length, 2)
+  const ended = geometry([run(calls, { steps: 10, status: "interrupted", totals: asked() })], { width: WIDTH })
+  assert.ok(!ended.pending.some((each) => each.planned))
+})
+
+test("what a run may take and what is left of it, in words", () => {
+  const running = run([[row("full")]], { steps: 10, status: "running", totals: asked() })
+  assert.equal(spending(words, running, running.totals), "3× asked: 4.7 of 6.7 s left, enough for 4 computed calls.")
+  const over = run([[row("full")]], { status: "running", totals: asked({ left: -0.3, computed: 0 }) })
+  assert.match(spending(words, over, over.totals), /: 0 of 6\.7 s left, enough for 0 computed calls/)
+  const kept = run([[row("full")]], { totals: asked() })
+  assert.equal(spending(words, kept, kept.totals), "3× asked and kept.")
+  const missed = run([[row("full")]], { totals: asked({ missed: "3x was asked for, 2x reached: so it is" }) })
+  assert.equal(spending(words, missed, missed.totals), "3x was asked for, 2x reached: so it is.")
+  assert.equal(spending(words, run([[row("full")]]), { spending: null }), "")
+  for (const language of languages) {
+    const said = spending(makeWords(dictionaries, language), running, running.totals)
+    assert.match(said, /3×.*4/)
+    assert.doesNotMatch(said, /[{}]/)
+  }
 })
 
 test("no run at all is drawn as nothing", () => {

@@ -1,0 +1,149 @@
+"""How to spend a run's time: at which threshold do the calls left end at the speed that was asked for? Pure.
+
+A run in speed mode has the seconds that it would take uncached, divided by the speed asked for. What is left of them,
+at the prices measured so far, pays for so many computed calls (`affordable`). Where those go is one number, a
+threshold: a call is computed where the errors since the last computed one would pass it (`Forecasts`), each weighted by
+what it costs the final picture at its noise level. Of all plans with as many computed calls, the lowest threshold has
+the gaps of equal error (`threshold_for`).
+
+Nothing of a plan is kept: each call makes its own, from the seconds left and the errors seen. So what a rejection or a
+slow call costs more is saved later, and what turned out cheaper is spent.
+
+The error of the n-th forecast in a row is n times that of the first, and larger where little noise is left (`haste`).
+How large that is, each sample's own checks tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FIRST_RATE = 0.015
+"""Of a first forecast's error, before any was seen; from .007 to .02 on the median of three trained models."""
+
+HASTE = 0.7
+"""How much faster an output changes where noise and signal are alike than where noise is all. By the errors of
+forecasts in 28 and 50 steps: .5 on two flow models, 1.7 on one that predicts noise."""
+
+GOAL = 0.03
+"""A run that ends so near to the speed asked for has kept it."""
+
+TOLERANCE = 0.02
+"""Of the time: a computed call more is worth being late by so much. Half of it is kept for prices that are not known
+well."""
+
+HIGHEST = 10.0
+"""However short the time, no forecasts are kept whose errors add up to more than so many times the output."""
+
+MOST_PLANNED = 8
+"""Samples of a batch that are planned for, evenly chosen, so that a plan takes no time worth counting."""
+
+LOWEST, HALVINGS = 1e-6, 14
+
+
+def haste(ratio: float) -> float:
+    """How much faster the network's output changes at this ratio of noise to signal than where noise is all.
+
+    What an output says of the picture, (picture - x) / noise, holds the picture's own changes divided by the noise.
+    """
+    return 1 + HASTE / ratio if ratio > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Seconds of one call: computed in full; forecast and checked; and what the sampler does between two calls."""
+
+    full: float
+    check: float
+    outside: float = 0.0
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """One sample before a call.
+
+    total: the errors carried since its last computed call. in_a_row: forecasts since then. rate: the error of a first
+    forecast; None before any was checked. growth: of the carried total from call to call; 0 where each error is
+    compared alone. weights: what an error costs the final picture, times `haste`, of each call that is left, the one
+    at hand first; infinite where no forecast is allowed. longest: the most forecasts in a row.
+    """
+
+    total: float
+    in_a_row: int
+    rate: float | None
+    growth: float
+    weights: tuple[float, ...]
+    longest: int
+
+    def computed(self, threshold: float) -> list[int]:
+        """The calls, 0 for the one at hand, that would be computed at `threshold`."""
+        total, in_a_row, rate, calls = self.total, self.in_a_row, self.rate or FIRST_RATE, []
+        for i, weight in enumerate(self.weights):
+            in_a_row += 1
+            total = self.growth * total + weight * rate * in_a_row
+            if total > threshold or in_a_row > self.longest:
+                calls.append(i)
+                total, in_a_row = 0.0, 0
+        return calls
+
+
+def affordable(prices: Prices, seconds: float, calls: int) -> float:
+    """How many of the `calls` left may be computed, from 0 to all, so that they take `seconds`."""
+    dearer = prices.full - prices.check
+    if dearer <= 0:
+        return float(calls)  # a forecast saves nothing
+    return min(max((seconds - calls * (prices.check + prices.outside)) / dearer, 0.0), float(calls))
+
+
+def threshold_for(samples: Sequence[Forecasts], computed: float, together: bool) -> float:
+    """The lowest threshold at which no more than `computed` calls of each sample, on the average, are computed.
+
+    together: samples that cannot be taken apart are computed as soon as one of them is. `HIGHEST` where nothing more
+    can be computed, or where no threshold up to that is high enough.
+    """
+    some = samples[:: math.ceil(len(samples) / MOST_PLANNED)]
+
+    def cost(threshold: float) -> float:
+        plans = [sample.computed(threshold) for sample in some]
+        return float(len(set().union(*plans))) if together else sum(map(len, plans)) / len(plans)
+
+    if cost(0.0) <= computed:
+        return 0.0
+    if computed * (1 if together else len(samples)) < 1 or cost(HIGHEST) > computed:
+        return HIGHEST
+    low, high = math.log(LOWEST), math.log(HIGHEST)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(math.exp(middle)) <= computed else (middle, high)
+    return math.exp(high)
+
+
+def why_missed(target: float, got: float | None, prices: Prices, calls: int, forced: int, rejected: int) -> str | None:
+    """In one sentence how far off the speed asked for a run has ended, and why; None if within 3 %.
+
+    got: the speed reached. calls: of the run. forced: those computed because no forecast was allowed or possible.
+    rejected: those computed after a forecast.
+    """
+    if got is not None and abs(got / target - 1) <= GOAL:
+        return None
+    uncached = calls * (prices.full + prices.outside)
+    allowed = uncached / target
+    fastest = uncached / max(prices.full + (calls - 1) * prices.check + calls * prices.outside, 1e-12)
+    share = prices.full / max(allowed, 1e-12)
+    asked = f"{target:.3g}x was asked for, {'nothing' if got is None else f'{got:.3g}x'} reached: "
+    if got is not None and got > target:
+        if share > GOAL:
+            return f"{asked}one computed call more would have taken {share:.0%} of the time"
+        return f"{asked}calls took less time than those before them"
+    if fastest < target * (1 - GOAL):
+        return (
+            f"{asked}with one call computed and {calls - 1} forecast it would be {fastest:.3g}x, as a forecast and its "
+            f"check take {prices.check / prices.full:.0%} of a computed call's time here"
+        )
+    least = max(forced, 1)
+    if least * prices.full + (calls - least) * prices.check + calls * prices.outside > allowed:
+        return f"{asked}{forced} of {calls} calls had to be computed"
+    if rejected:
+        return f"{asked}{rejected} forecasts were too wrong to keep"
+    return f"{asked}calls took more time than those before them"

@@ -1,0 +1,109 @@
+"""How a run's time is spent: what a plan may cost, where it puts computed calls, and what is said of a miss."""
+
+import math
+import re
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from speca.budget import GOAL, HIGHEST, LOWEST, Forecasts, Prices, affordable, haste, threshold_for, why_missed
+
+WEIGHTS = st.lists(st.floats(0.01, 10.0), min_size=1, max_size=40).map(tuple)
+RATES = st.floats(1e-4, 1.0)
+
+
+def sample(weights=(1.0,) * 9, total=0.0, in_a_row=0, rate=0.01, growth=1.0, longest=10):
+    return Forecasts(total, in_a_row, rate, growth, tuple(weights), longest)
+
+
+def test_errors_in_a_row_by_hand():
+    """1, 1 + 2, 3 + 3, ... hundredths: the third passes .05, and is computed; then the count begins anew."""
+    assert sample().computed(0.05) == [2, 5, 8]
+    assert sample(growth=0.0).computed(0.05) == [5]
+    assert sample(longest=1).computed(math.inf) == [1, 3, 5, 7]
+    assert sample(in_a_row=1, total=0.01).computed(0.05) == [1, 4, 7]
+    assert sample(weights=(1.0, math.inf, 1.0)).computed(1e9) == [1]
+
+
+def test_a_threshold_by_hand():
+    """Three of nine calls: errors in a row add up to 1, 3, 6 hundredths, so from .03 on the third is computed."""
+    assert threshold_for([sample()], 3.0, together=False) == pytest.approx(0.03, rel=0.01)
+    assert threshold_for([sample()], 3.9, together=False) == pytest.approx(0.03, rel=0.01)
+    assert threshold_for([sample()], 9.0, together=False) == 0.0
+    assert threshold_for([sample()], 0.9, together=False) == HIGHEST
+    assert threshold_for([sample()] * 2, 0.5, together=False) < HIGHEST
+    assert threshold_for([sample()] * 2, 0.5, together=True) == HIGHEST
+    assert threshold_for([sample(longest=2)], 1.0, together=False) == HIGHEST
+
+
+def test_computed_calls_stand_denser_where_errors_cost_more():
+    early, late = sample([4.0] * 10 + [1.0] * 10), sample([1.0] * 10 + [4.0] * 10)
+    for one, half in ((early, range(10)), (late, range(10, 20))):
+        computed = one.computed(threshold_for([one], 8.0, together=False))
+        assert sum(call in half for call in computed) > len(computed) / 2
+
+
+def test_the_harder_sample_gets_more():
+    easy, hard = sample([1.0] * 20, rate=0.01), sample([1.0] * 20, rate=0.03)
+    threshold = threshold_for([easy, hard], 6.0, together=False)
+    assert len(easy.computed(threshold)) < len(hard.computed(threshold))
+    both = threshold_for([easy, hard], 6.0, together=True)
+    assert len({*easy.computed(both), *hard.computed(both)}) <= 6
+
+
+@given(WEIGHTS, RATES, st.floats(0.0, 40.0), st.floats(0.0, 0.5), st.integers(1, 12))
+def test_a_plan_costs_what_is_allowed(weights, rate, computed, total, longest):
+    one = sample(weights, total=total, rate=rate, growth=1.2, longest=longest)
+    threshold = threshold_for([one], computed, together=False)
+    if threshold < HIGHEST:
+        assert len(one.computed(threshold)) <= computed
+    if LOWEST < threshold < HIGHEST:  # and none that is lower by more than it is searched to
+        assert len(one.computed(threshold * 0.99)) > computed
+
+
+@given(WEIGHTS, RATES, st.floats(0.5, 30.0), st.floats(0.1, 10.0))
+def test_only_the_shape_of_errors_matters(weights, rate, computed, by):
+    """A model whose errors are all `by` times as large is computed at the same calls."""
+    computed = math.floor(computed)
+    one, other = sample(weights, rate=rate), sample(weights, rate=rate * by)
+    expected, threshold = (threshold_for([each], max(computed, 1), together=False) for each in (one, other))
+    assume(expected < HIGHEST)
+    assert threshold == pytest.approx(min(by * expected, HIGHEST), rel=0.01, abs=1.1 * LOWEST * max(by, 1))
+
+
+@given(st.floats(0.1, 100), st.floats(0.001, 100), st.floats(0, 10), st.floats(0, 1000), st.integers(1, 60))
+def test_what_is_affordable_takes_no_longer(full, check, outside, seconds, calls):
+    n = affordable(Prices(full, check, outside), seconds, calls)
+    assert 0 <= n <= calls
+    if 0 < n < calls:
+        assert n * full + (calls - n) * check + calls * outside == pytest.approx(seconds)
+
+
+def test_an_output_changes_faster_where_little_noise_is_left():
+    assert haste(math.inf) == 1
+    assert haste(0.1) > haste(1.0) > haste(10.0) > 1
+    assert haste(0.0) == 1  # nothing is known
+
+
+@pytest.mark.parametrize(
+    ("got", "check", "calls", "forced", "rejected", "why"),
+    [
+        (3.0, 0.02, 28, 1, 0, None),
+        (3.0 * (1 - 0.9 * GOAL), 0.02, 28, 1, 0, None),
+        (3.0 * (1 + 0.9 * GOAL), 0.02, 28, 1, 0, None),
+        (3.2, 0.02, 28, 1, 0, "3.2x reached: one computed call more would have taken 11% of the time"),
+        (3.2, 0.02, 200, 1, 0, "calls took less time than those before"),
+        (2.0, 0.4, 28, 1, 0, "with one call computed and 27 forecast it would be 2.37x, .* 40% of a computed call"),
+        (2.5, 0.02, 28, 12, 0, "12 of 28 calls had to be computed"),
+        (2.5, 0.02, 28, 1, 9, "9 forecasts were too wrong"),
+        (2.5, 0.02, 28, 1, 0, "calls took more time than those before"),
+        (None, 0.02, 28, 28, 0, "nothing reached: 28 of 28 calls had to be computed"),
+    ],
+)
+def test_what_is_said_of_a_miss(got, check, calls, forced, rejected, why):
+    said = why_missed(3.0, got, Prices(1.0, check), calls, forced, rejected)
+    assert (said is None) == (why is None)
+    if why is not None:
+        assert said.startswith("3x was asked for, ")
+        assert re.search(why, said)

@@ -121,7 +121,7 @@ class Session:
                 streams[row].history.clear()
             self._agree([math.inf] * len(samples), network.device)
             return None, {sample: Row(sample, "full", refused.reason) for sample in samples}
-        errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other)
+        errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other, draft.lone)
         return Speculated(rows, verified, draft.direct), self._judge(call, streams, network, samples, errors, threshold)
 
     def _judge(

@@ -7,7 +7,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-FAMILIES = ("speca", "report", "compare", "dit")
+FAMILIES = ("speca", "report", "compare", "tune", "sweep", "dit")
 
 
 class SpeCaExtension(ComfyExtension):

@@ -10,7 +10,18 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from ..speca.comfyui.compare import Comparison, tensors_of
-from ..speca.comparison import Figures, decibels, in_lines, mean_square, psnr, relative_error, report, ssim, summary
+from ..speca.comparison import (
+    Figures,
+    decibels,
+    in_lines,
+    is_picture,
+    mean_square,
+    psnr,
+    relative_error,
+    report,
+    ssim,
+    summary,
+)
 from .inputs import advanced, schema
 from .picture import AMPLIFIED, compared
 
@@ -19,11 +30,11 @@ log = logging.getLogger(__name__)
 NO_PICTURE = "SpeCa Compare has no picture: connect a VAE that decodes pictures to its input 'vae'."
 
 
-def _sample(noise, guider, sampler, sigmas, latent_image):
+def sample(noise, guider, sampler, sigmas, latent_image):
     return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent_image).args[0]
 
 
-comparison = Comparison(_sample)
+comparison = Comparison(sample)
 
 
 class SpeCaCompare(io.ComfyNode):
@@ -91,7 +102,7 @@ class SpeCaCompare(io.ComfyNode):
         pair = comparison.run(noise, guider, sampler, sigmas, latent_image, true_errors)
         uncached, speca = (tensors_of(sampled.latent) for sampled in (pair.uncached, pair.speca))
         decoded = [] if vae is None else [vae.decode(latents[0]) for latents in (uncached, speca)]
-        pictures = [each for each in decoded if _is_picture(each)]
+        pictures = [each for each in decoded if is_picture(each)]
         figures = Figures(
             pair.uncached.seconds,
             pair.speca.seconds,
@@ -110,11 +121,6 @@ class SpeCaCompare(io.ComfyNode):
         else:
             image = ExecutionBlocker(NO_PICTURE)
         return io.NodeOutput(pair.uncached.latent, pair.speca.latent, image, text, ui=shown)
-
-
-def _is_picture(decoded) -> bool:
-    """(B, H, W, C), or (B, T, H, W, C) of a video; sound has fewer dimensions."""
-    return decoded.ndim in (4, 5) and decoded.shape[-1] in (1, 3, 4)
 
 
 def _quality(uncached, speca) -> dict[str, object]:

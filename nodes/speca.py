@@ -10,7 +10,7 @@ from ..speca.comfyui.attach import attach
 from ..speca.config import CACHE_DEVICES, MODES, SpeCaConfig
 from ..speca.forecast import FORECASTERS, MAX_ORDER
 from ..speca.verify import ERROR_METRICS
-from . import live
+from . import live, saved_settings
 from .inputs import advanced, schema
 
 DEFAULT = SpeCaConfig()
@@ -188,6 +188,14 @@ class SpeCa(io.ComfyNode):
                     tooltip="In mode speed only: how many times as fast as without SpeCa the run shall be, in measured "
                     "time. What a run could not reach, and why, stands in the panel and in the report.",
                 ),
+                io.Combo.Input(
+                    "saved_settings",
+                    optional=True,
+                    options=saved_settings.names(),
+                    default=saved_settings.NONE,
+                    tooltip="Settings that SpeCa Tune saved by name, in the place of those above. Found on another "
+                    "model they are used all the same, and the log and the panel say so.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with SpeCa attached. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],
@@ -200,7 +208,9 @@ class SpeCa(io.ComfyNode):
     def execute(cls, model, **settings) -> io.NodeOutput:
         hidden = cls.hidden  # None where a script calls the node
         origin = functools.partial(live.origin, None if hidden is None else hidden.unique_id)
-        return io.NodeOutput(attach(model, SpeCaConfig(**settings), live.listener, origin))
+        name = settings.pop("saved_settings", saved_settings.NONE)
+        config, note = saved_settings.applied(name, SpeCaConfig(**settings), model.model)
+        return io.NodeOutput(attach(model, config, live.listener, origin, note))
 
 
 NODES = [SpeCa]

@@ -36,6 +36,11 @@ def psnr(error: float) -> float:
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
+def is_picture(decoded: Tensor) -> bool:
+    """(B, H, W, C), or (B, T, H, W, C) of a video; sound has fewer dimensions."""
+    return decoded.ndim in (4, 5) and decoded.shape[-1] in (1, 3, 4)
+
+
 def relative_error(samples: Sequence[Tensor], references: Sequence[Tensor]) -> float:
     """|x - r| / |r| over all tensors of a latent together. 0 for equal ones, whatever they are."""
     pairs = [(x.cpu().double(), r.cpu().double()) for x, r in zip(samples, references, strict=True)]

@@ -189,7 +189,8 @@ class Origin:
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What is known of a run when it starts. `native` says in one sentence why nothing will be skipped, or is None."""
+    """What is known of a run when it starts. `native` says in one sentence why nothing will be skipped, or is None;
+    `note` what else a person should know of the run."""
 
     settings: Mapping[str, Any]
     model: str
@@ -201,6 +202,7 @@ class RunHeader:
     n_samples: int
     origin: Origin = Origin()
     native: str | None = None
+    note: str | None = None
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started_at: float = field(default_factory=time.time)
 

@@ -88,7 +88,7 @@ def comparison(comfy: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     from speca.comfyui.compare import Comparison
 
-    monkeypatch.setattr(compare, "comparison", Comparison(compare._sample))
+    monkeypatch.setattr(compare, "comparison", Comparison(compare.sample))
     return compare.comparison
 
 
@@ -408,7 +408,7 @@ def left_behind() -> list[str]:
     loaded = [each.model for each in comfy.model_management.current_loaded_models if each.model is not None]
     assert loaded
     modules = [name for each in loaded for name, module in each.model.named_modules() if "forward" in vars(module)]
-    return modules + [name for name in ("_aside", "_witness") if getattr(attach, name).get()]
+    return modules + [name for name in ("_aside", "_witness", "_settings") if getattr(attach, name).get()]
 
 
 def test_both_runs_show_their_progress(graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

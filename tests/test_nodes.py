@@ -17,10 +17,12 @@ WIDGETS = {
     "SpeCa": [
         *("threshold", "order", "threshold_end_factor", "accumulate_error", "warmup_steps", "max_consecutive"),
         *("start_percent", "end_percent", "error_metric", "forecaster", "cache_device"),
-        *("mode", "target_speedup"),
+        *("mode", "target_speedup", "saved_settings"),
     ],
     "SpeCaReport": [],
     "SpeCaCompare": ["true_errors"],
+    "SpeCaSweep": ["thresholds", "seeds", "filename_prefix"],
+    "SpeCaTune": ["goal", "speed", "psnr", "save_as", "memory_limit_gb"],
     "SpeCaDiTLoader": ["model_name", "weight_dtype"],
     "SpeCaDiTClass": ["imagenet_class", "classes"],
     "SpeCaDiTLatent": ["batch_size", "width", "height"],
@@ -29,6 +31,8 @@ REQUIRED = {
     "SpeCa": {"model"},
     "SpeCaReport": {"samples", "model"},
     "SpeCaCompare": {"noise", "guider", "sampler", "sigmas", "latent_image"},
+    "SpeCaSweep": {"noise", "guider", "sampler", "sigmas", "latent_image"},
+    "SpeCaTune": {"noise", "guider", "sampler", "sigmas", "latent_image"},
     "SpeCaDiTLoader": {"model_name"},
     "SpeCaDiTClass": set(),
     "SpeCaDiTLatent": {"model"},
@@ -41,9 +45,11 @@ def node(request: pytest.FixtureRequest, comfy: None) -> Any:
     import speca_pack.nodes.dit
     import speca_pack.nodes.report
     import speca_pack.nodes.speca
+    import speca_pack.nodes.sweep
+    import speca_pack.nodes.tune
 
     nodes = speca_pack.nodes
-    families = (nodes.speca, nodes.report, nodes.compare, nodes.dit)
+    families = (nodes.speca, nodes.report, nodes.compare, nodes.tune, nodes.sweep, nodes.dit)
     by_id = {cls.define_schema().node_id: cls for family in families for cls in family.NODES}
     assert sorted(by_id) == sorted(WIDGETS)
     return by_id[request.param]

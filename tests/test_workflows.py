@@ -93,7 +93,7 @@ def test_the_settings_are_the_defaults(workflow: Workflow) -> None:
     for node in speca:
         names = [entry["name"] for entry in node["inputs"] if "widget" in entry]
         settings = dict(zip(names, node["widgets_values"], strict=True))
-        assert settings == {name: getattr(default, name) for name in settings}, (
+        assert settings == {name: getattr(default, name, "none") for name in settings}, (
             "run `python tests/workflow_graphs.py --refresh`"
         )
 

@@ -59,6 +59,7 @@ function noteOf(run, words, hiddenLanes) {
   if (run.status === "interrupted" || run.status === "failed") {
     notes.push(words(`note.${run.status}`, { calls: words.number(totals.calls, 9) }))
   }
+  if (run.note) notes.push(run.note)
   if (run.newer) notes.push(words("note.newer"))
   if (hiddenLanes > 0) notes.push(words("more_rows", { n: hiddenLanes }))
   return notes.filter(Boolean).join(" ")

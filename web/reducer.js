@@ -101,6 +101,7 @@ function emptyRun(event, seen) {
     n_samples: null,
     settings: {},
     native: null,
+    note: null,
     status: "running",
     totals: null,
     calls: [],
@@ -147,7 +148,8 @@ function withHeader(run, event) {
     sampler: text(event.sampler),
     n_samples: count(event.n_samples),
     settings: settings(event.settings),
-    native: run.native ?? text(event.native)
+    native: run.native ?? text(event.native),
+    note: text(event.note)
   }
 }
 

@@ -46,6 +46,7 @@ OTHER_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
 
 _aside: ContextVar[bool] = ContextVar("speca_aside", default=False)
 _witness: ContextVar[Witness | None] = ContextVar("speca_witness", default=None)
+_settings: ContextVar[SpeCaConfig | None] = ContextVar("speca_settings", default=None)
 
 
 @contextmanager
@@ -67,19 +68,25 @@ def witnessed(witness: Witness | None) -> AbstractContextManager[None]:
     return _held(_witness, witness)
 
 
+def with_settings(config: SpeCaConfig) -> AbstractContextManager[None]:
+    """Runs that start in here, on this thread, have these settings in the place of the node's."""
+    return _held(_settings, config)
+
+
 def attach(
     model: comfy.model_patcher.ModelPatcher,
     config: SpeCaConfig,
     listener: Listener | None = None,
     origin: Callable[[], Origin] = Origin,
+    note: str | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of `model` that samples with SpeCa. `model` itself is not changed, nor are its weights.
 
     A SpeCa that is attached already is replaced, so the node nearest the sampler wins. A network without an adapter
-    is passed through: its runs are native and say so.
+    is passed through: its runs are native and say so. note: what is to be said of each run.
     """
     patched = model.clone()
-    attachment = Attachment(config, listener, origin)
+    attachment = Attachment(config, listener, origin, note)
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.APPLY_MODEL):
         patched.remove_wrappers_with_key(kind, KEY)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, attachment.sample)
@@ -102,11 +109,30 @@ def attachment_of(model: comfy.model_patcher.ModelPatcher) -> Attachment | None:
 class Attachment:
     """What rides on a patched model: the settings, and the records of its last runs. No state of a run is in here."""
 
-    def __init__(self, config: SpeCaConfig, listener: Listener | None, origin: Callable[[], Origin]) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: SpeCaConfig,
+        listener: Listener | None,
+        origin: Callable[[], Origin],
+        note: str | None = None,
+    ) -> None:
+        self._config = config
         self._listener = listener
         self._origin = origin
+        self._note = note
         self._runs: deque[tuple[RunRecord, tuple[Any, ...]]] = deque(maxlen=RUNS_KEPT)
+
+    @property
+    def config(self) -> SpeCaConfig:
+        return _settings.get() or self._config
+
+    def why_native(self, guider: Any, steps: int) -> str | None:
+        """Why a run of so many steps will be the model's own, as far as that is known before it."""
+        try:
+            recognise(uncompiled(guider.model_patcher.model.diffusion_model))
+        except NotThisArchitectureError as missing:
+            return str(missing)
+        return self._reason_to_stay_native(guider, steps)
 
     def run_of(self, samples: Tensor | None = None) -> RunRecord | None:
         """The record of the run that made the latent `samples`, or None; without samples, of the last run."""
@@ -188,6 +214,7 @@ class Attachment:
             n_samples=noise.shape[0],
             origin=self._origin(),
             native=native,
+            note=self._note,
         )
         witness = _witness.get()
         clock = clock_of(device) if witness is None else witness.run_clock

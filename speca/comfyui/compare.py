@@ -72,8 +72,10 @@ class Comparison:
         witness = Witness(attachment.config.error_metric, clock) if true_errors else None
         with witnessed(witness):
             before = attachment.run_of()
-            speca = self._timed(drawn, guider, sampler, sigmas, latent, clock if witness is None else witness.run_clock)
-        record = _run_since(attachment, before)
+            speca = timed(
+                self._sample, drawn, guider, sampler, sigmas, latent, clock if witness is None else witness.run_clock
+            )
+        record = run_since(attachment, before)
 
         comfy.model_management.throw_exception_if_processing_interrupted()
         key = (inputs, drawn.key())
@@ -86,38 +88,52 @@ class Comparison:
             return Pair(uncached, speca, True, record, witness)
         self._kept = None
         with standing_aside():
-            uncached = self._timed(drawn, guider, sampler, sigmas, latent, clock)
+            uncached = timed(self._sample, drawn, guider, sampler, sigmas, latent, clock)
         if None not in key:
             samples = uncached.latent["samples"].to("cpu", copy=True)  # what is handed on may be worked on in place
             self._kept = key, Sampled({"samples": samples}, uncached.seconds)
         return Pair(uncached, speca, False, record, witness)
 
-    def _timed(
-        self, noise: Drawn, guider: Any, sampler: Any, sigmas: Tensor, latent: Latent, clock: Callable[[], float]
-    ) -> Sampled:
-        seconds = 0.0
-        sample = sampler.sample
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            nonlocal seconds
-            began = clock()
-            samples = sample(*args, **kwargs)
-            seconds += clock() - began
-            return samples
-
-        sampler = copy.copy(sampler)  # of the same class, as others look at it
-        sampler.sample = timed
-        return Sampled(self._sample(noise, guider, sampler, sigmas, latent), seconds)
-
     def _warm_up(self, noise: Drawn, guider: Any, sigmas: Tensor, latent: Latent) -> None:
-        """One call before the clock: a model's first one in a process loads, compiles and tunes."""
+        """Once for each model and shape."""
         patcher = guider.model_patcher
         warm = SameLiving(patcher.model), patcher.patches_uuid, tuple(tensor.shape for tensor in tensors_of(latent))
-        if warm == self._warm or len(sigmas) < 2:
+        if warm == self._warm:
             return
-        with standing_aside():
-            self._sample(noise, guider, comfy.samplers.ksampler("euler"), sigmas[:2], latent)
+        warm_up(self._sample, noise, guider, sigmas, latent)
         self._warm = warm
+
+
+def timed(
+    sample: Sample,
+    noise: Drawn,
+    guider: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    latent: Latent,
+    clock: Callable[[], float],
+) -> Sampled:
+    seconds = 0.0
+    native = sampler.sample
+
+    def by_the_clock(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seconds
+        began = clock()
+        samples = native(*args, **kwargs)
+        seconds += clock() - began
+        return samples
+
+    sampler = copy.copy(sampler)  # of the same class, as others look at it
+    sampler.sample = by_the_clock
+    return Sampled(sample(noise, guider, sampler, sigmas, latent), seconds)
+
+
+def warm_up(sample: Sample, noise: Drawn, guider: Any, sigmas: Tensor, latent: Latent) -> None:
+    """One call before the clock: a model's first one in a process loads, compiles and tunes."""
+    if len(sigmas) < 2:
+        return
+    with standing_aside():
+        sample(noise, guider, comfy.samplers.ksampler("euler"), sigmas[:2], latent)
 
 
 class Drawn:
@@ -145,6 +161,6 @@ def tensors_of(latent: Latent) -> tuple[Tensor, ...]:
     return tuple(samples.unbind()) if getattr(samples, "is_nested", False) else (samples,)
 
 
-def _run_since(attachment: Attachment, before: RunRecord | None) -> RunRecord | None:
+def run_since(attachment: Attachment, before: RunRecord | None) -> RunRecord | None:
     record = attachment.run_of()
     return None if record is before else record

@@ -21,6 +21,7 @@ from ..adapters.base import (
     Anatomy,
     BlockList,
     called_otherwise,
+    comfyui,
     exchanged_forward,
     exchanged_forwards,
     is_batched,
@@ -28,7 +29,7 @@ from ..adapters.base import (
 )
 from ..call import Exact, ForecastImpossibleError, Tensors
 from .compiled import Forwards, Keep, tapped
-from .counting import BlocksMissingError, Census, Ran, counted
+from .counting import BlocksMissingError, Census, Ran, counted, returns_compared
 from .placement import Placement
 
 
@@ -119,6 +120,7 @@ class BoundNetwork:
             if not self._forwards.compiled:
                 ran = taps.enter_context(counted(self._anatomy))
                 others = taps.enter_context(other_methods_noted(block, stage.method))
+                otherwise = taps.enter_context(returns_compared(self._anatomy))
             if keep_embedded and self._entry.is_embedded is not False:
                 taps.enter_context(tapped(first_stage, first, enter, self._forwards.compiled))
             if keep_features:
@@ -130,6 +132,7 @@ class BoundNetwork:
             raise troubles[0]
         if not self._forwards.compiled:
             self._check_that_all_ran(ran, others, output)
+            self._check_what_they_returned(otherwise, output)
         elif keep_features and not kept:  # of a network compiled as a whole only what is tapped can be counted
             raise BlocksMissingError("the last block did not run", output)
         if self._placement is not None and n_rows > 1:  # rows are read apart
@@ -164,6 +167,16 @@ class BoundNetwork:
             why = f"{architecture.title}'s blocks are {called_otherwise(method, others)}; it runs uncached"
         raise BlocksMissingError(missing, output, ran, why)
 
+    def _check_what_they_returned(self, otherwise: list[str], output: Tensors) -> None:
+        """Raises `BlocksMissingError` where a block gives back something else than a skipped one would."""
+        if self._census is None or not otherwise:
+            return
+        known = self._anatomy.architecture
+        knows = "SpeCa saw otherwise in its trial" if known.experimental else f"SpeCa knows {known.title}"
+        raise BlocksMissingError(
+            "blocks are of another form", output, why=f"{knows}, but in {comfyui()} {otherwise[0]}; it runs uncached"
+        )
+
     @property
     def _options(self) -> dict[str, Any]:
         return self._kwargs.get("transformer_options") or {}
@@ -185,6 +198,10 @@ class BoundNetwork:
             if len(ran) == self._anatomy.n_blocks:
                 break
         return output
+
+    def embedded(self) -> Tensors | None:
+        """What reaches the verification block when all blocks are skipped."""
+        return self._embedded(None, None)
 
     def _embedded(self, rows: Sequence[int] | None, entering: Tensors | None) -> Tensors | None:
         """What reaches the verification block when all blocks are skipped; `entering` is what entered the first one.

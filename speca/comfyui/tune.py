@@ -1,0 +1,203 @@
+"""Settings for one guider's model that meet a goal: one recorded run, replays, and a few real runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..adapters import recognise
+from ..adapters.base import uncompiled
+from ..config import SpeCaConfig
+from ..recording import Recording, prices
+from ..tuning import MAX_RUNS, Goal, Search, Settings, figures, first, psnr_of
+from .attach import Attachment, attachment_of, clock_of, standing_aside, with_settings
+from .compare import Drawn, Latent, Sample, Sampled, run_since, timed, warm_up
+from .rehearsal import CannotRehearseError, Replay, Stand
+
+log = logging.getLogger(__name__)
+
+NO_SPECA = (
+    "SpeCa Tune: there is no SpeCa on the guider's model. Put a SpeCa node (not bypassed) between the model and the "
+    "guider, and connect the guider to its output."
+)
+
+Psnr = Callable[[Latent, Latent], float]
+"""In dB, of a result against the uncached one."""
+
+# Of what is free of system memory: the rest of ComfyUI needs some too.
+SHARE_OF_FREE_MEMORY = 0.8
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """config: with the chosen settings. latent: of the real run with them. identity: of the model (`identity_of`)."""
+
+    config: SpeCaConfig
+    search: Search
+    latent: Latent
+    uncached_seconds: float
+    identity: Mapping[str, Any]
+
+
+class Tuning:
+    """One tuning. Everything that it holds goes with it."""
+
+    def __init__(
+        self, sample: Sample, noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: Latent, psnr: Psnr
+    ) -> None:
+        attachment = attachment_of(guider.model_patcher)
+        if attachment is None:
+            raise ValueError(NO_SPECA)
+        self._attachment: Attachment = attachment
+        self._sample = sample
+        self._guider = guider
+        self._sampler = sampler
+        self._sigmas = sigmas
+        self._latent = latent
+        self._psnr = psnr
+        self._noise = Drawn(noise)
+        self._clock = clock_of(guider.model_patcher.load_device)
+
+    def run(self, goal: Goal, memory_limit: float) -> Tuned:
+        """memory_limit: bytes of system memory for what is recorded.
+
+        Raises ValueError where nothing can be tuned, and RecordingTooLargeError; both say what to do.
+        """
+        config = self._attachment.config
+        native = self._attachment.why_native(self._guider, len(self._sigmas) - 1)
+        if native is not None:
+            raise ValueError(f"SpeCa Tune: {native}")
+        config = config if config.threshold > 0 else Settings(SpeCaConfig().threshold, config.order, 1).on(config)
+        warm_up(self._sample, self._noise, self._guider, self._sigmas, self._latent)
+        try:
+            with standing_aside():
+                uncached, reference, recording = self._record(config, memory_limit)
+                search = self._foresee(goal, config, uncached, reference, recording)
+        except CannotRehearseError as refused:
+            raise ValueError(f"SpeCa Tune: this run cannot be replayed: {refused}") from None
+        del recording
+        latent = self._check(search, config, uncached, reference)
+        return Tuned(
+            search.chosen().settings.on(config), search, latent, uncached, identity_of(self._guider.model_patcher.model)
+        )
+
+    def _record(self, config: SpeCaConfig, memory_limit: float) -> tuple[float, Latent, Recording]:
+        """Seconds of the uncached run, its result, and what was recorded of it."""
+        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        limit = min(memory_limit, SHARE_OF_FREE_MEMORY * free)
+        recording = Recording(limit, max(len(self._sigmas) - 1, 1), self._clock)
+
+        def sample(native: Any, guider: Any, sigmas: Tensor, extra_args: Any, *args: Any, **kwargs: Any) -> Tensor:
+            stand = Stand(guider, sigmas, extra_args)
+            return stand.record(config, recording, lambda extra: native(guider, sigmas, extra, *args, **kwargs))
+
+        sampled = self._timed(_in_place_of(self._sampler, sample), recording.run_clock)
+        log.info("SpeCa Tune: recorded %d evaluations, %.2f GB", len(recording.rounds), recording.nbytes / 1e9)
+        return sampled.seconds, sampled.latent, recording
+
+    def _foresee(
+        self, goal: Goal, config: SpeCaConfig, uncached: float, reference: Latent, recording: Recording
+    ) -> Search:
+        """Replays, each time of what the earlier ones make worth it."""
+        replayed = self._replay(config, recording, first(config))
+        price = prices(recording, uncached, [replay.record for replay, _ in replayed.values()])
+        at_one = self._db_at_one(reference, replayed)
+        search = Search(goal)
+
+        def add(replays: Mapping[Settings, tuple[Replay, Tensor]]) -> None:
+            for settings, (replay, _) in replays.items():
+                record = replay.record
+                speedup = price.uncached(len(record.calls)) / price.run(record)
+                search.add(settings, figures(record, speedup, psnr_of(_rms(replay.error), at_one)))
+
+        add(replayed)
+        add(self._replay(config, recording, search.finer()))
+        add(self._replay(config, recording, search.variants()))
+        return search
+
+    def _replay(
+        self, config: SpeCaConfig, recording: Recording, candidates: Iterable[Settings]
+    ) -> dict[Settings, tuple[Replay, Tensor]]:
+        """Each candidate's replay and the latent that it foresees, (B, ...) in the scale of a LATENT."""
+        wanted = list(candidates)
+        replays: dict[Settings, tuple[Replay, Tensor]] = {}
+
+        def sample(native: Any, guider: Any, sigmas: Tensor, extra_args: Any, *args: Any, **kwargs: Any) -> Tensor:
+            stand = Stand(guider, sigmas, extra_args)
+            bar = comfy.utils.ProgressBar(len(wanted))
+            last = recording.rounds[-1]
+            assert last.denoised is not None
+            for settings in wanted:
+                replay = stand.replay(settings.on(config), recording)
+                moved = stand.in_latent(last.denoised, replay.error) - stand.in_latent(last.denoised, 0 * replay.error)
+                replays[settings] = replay, moved
+                bar.update(1)
+            return last.x.to(sigmas.device)
+
+        if wanted:
+            sampler = _in_place_of(self._sampler, sample)
+            self._sample(self._noise, self._guider, sampler, self._sigmas, self._latent)
+        return replays
+
+    def _db_at_one(self, reference: Latent, replays: Mapping[Settings, tuple[Replay, Tensor]]) -> float:
+        """What PSNR a final latent has that is off by 1, from one that is foreseen: of middling error."""
+        erring = sorted(
+            (_rms(replay.error), i) for i, (replay, _) in enumerate(replays.values()) if _rms(replay.error) > 0
+        )
+        if not erring:
+            return 0.0
+        error, i = erring[len(erring) // 2]
+        moved = list(replays.values())[i][1]
+        samples = reference["samples"]
+        psnr = self._psnr({**reference, "samples": samples + moved.to(samples.device, samples.dtype)}, reference)
+        return psnr + psnr_of(1 / error, 0.0) if psnr != float("inf") else 0.0
+
+    def _check(self, search: Search, config: SpeCaConfig, uncached: float, reference: Latent) -> Latent:
+        """Real runs, as long as one teaches something; the result of the chosen one."""
+        latents: dict[Settings, Latent] = {}
+        while (settings := search.next_run()) is not None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            before = self._attachment.run_of()
+            with with_settings(settings.on(config)):
+                sampled = self._timed(self._sampler, self._clock)
+            record = run_since(self._attachment, before)
+            if record is None:
+                raise ValueError("SpeCa Tune: this guider samples without SpeCa's model")
+            speedup = record.totals.speedup or uncached / max(sampled.seconds, 1e-9)
+            measured = figures(record, speedup, self._psnr(sampled.latent, reference))
+            search.measure(settings, measured)
+            latents[settings] = sampled.latent
+            log.info("SpeCa Tune: run %d, %d at most: %s: %s", len(latents), MAX_RUNS, settings, measured.told())
+        return latents[search.chosen().settings]
+
+    def _timed(self, sampler: Any, clock: Callable[[], float]) -> Sampled:
+        return timed(self._sample, self._noise, self._guider, sampler, self._sigmas, self._latent, clock)
+
+
+def identity_of(model: Any) -> dict[str, Any]:
+    """What tells models (`comfy.model_base.BaseModel`) apart for which settings were found.
+
+    Raises NotThisArchitectureError for one that SpeCa does not know.
+    """
+    anatomy = recognise(uncompiled(model.diffusion_model))
+    return {"model": type(model).__name__, "architecture": anatomy.architecture.name, "n_blocks": anatomy.n_blocks}
+
+
+def _rms(error: Tensor) -> float:
+    return float(error.double().square().mean().sqrt())
+
+
+def _in_place_of(sampler: Any, sample: Callable[..., Tensor]) -> Any:
+    """The sampler, with `sample(native, *args)` in the place of its own."""
+    native = sampler.sample
+    replaced = copy.copy(sampler)  # of the same class, as others look at it
+    replaced.sample = lambda *args, **kwargs: sample(native, *args, **kwargs)
+    return replaced

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -195,6 +198,65 @@ class TestGuards:
         said = r"SpeCa knows Wan, but in ComfyUI [\d.]+ WanAttentionBlock\.forward has no parameter 'x'"
         with pytest.raises(NotThisArchitectureError, match=said):
             recognise(network)
+
+    def test_an_architecture_whose_list_of_blocks_is_called_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from speca import adapters
+
+        (stage,) = adapters.WAN.stages
+        renamed = replace(adapters.WAN, stages=(replace(stage, path="layers"),))
+        known = tuple(renamed if known is adapters.WAN else known for known in adapters.ARCHITECTURES)
+        monkeypatch.setattr(adapters, "ARCHITECTURES", known)
+        plain, patched, record = sampled(tiny_models.build("wan21", num_layers=3))
+        assert torch.equal(plain, patched)
+        assert re.match(
+            r"SpeCa knows Wan, but in ComfyUI [\d.]+ WanModel has fewer than two blocks in layers, and its structure "
+            r"is not .*; it runs uncached$",
+            record.header.native,
+        )
+
+    def test_blocks_that_return_something_beside(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As where a newer version hands on keys and values; a patch stands in for the network that unpacks them."""
+        tiny = tiny_models.build("wan21")
+        blocks = tiny.model_patcher.model.diffusion_model.blocks
+        native = type(blocks[0]).forward
+        monkeypatch.setattr(type(blocks[0]), "forward", as_before(native, lambda x: (x, x.mean())))
+        for i in range(len(blocks)):
+            tiny.model_patcher.set_model_patch_replace(
+                lambda args, extra: {"img": extra["original_block"](args)["img"][0]}, "dit", "double_block", i
+            )
+        plain, patched, record = sampled(tiny)
+        assert torch.equal(plain, patched)
+        assert record.totals.full == record.totals.calls == 6
+        said = r"SpeCa knows Wan, but in ComfyUI [\d.]+ WanAttentionBlock returns \((.*), a number\), not \1; "
+        assert re.match(said, record.header.native)
+
+    def test_blocks_that_return_the_same_in_another_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tiny = tiny_models.build("flux")
+        blocks = tiny.model_patcher.model.diffusion_model.double_blocks
+        native = type(blocks[0]).forward
+        monkeypatch.setattr(type(blocks[0]), "forward", as_before(native, lambda both: both[::-1]))
+        for i in range(len(blocks)):
+
+            def unpacked(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+                out = extra["original_block"](args)
+                return {"img": out["txt"], "txt": out["img"]}
+
+            tiny.model_patcher.set_model_patch_replace(unpacked, "dit", "double_block", i)
+        plain, patched, record = sampled(tiny)
+        assert torch.equal(plain, patched)
+        assert record.totals.full == record.totals.calls == 6
+        said = r"SpeCa knows FLUX.*, but in ComfyUI [\d.]+ DoubleStreamBlock returns \((.*), (.*)\), not \(\2, \1\);"
+        assert re.match(said, record.header.native)
+
+
+def as_before(native: Callable[..., Any], then: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A block's forward with the same parameters, and `then` of what it returns."""
+
+    @functools.wraps(native)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return then(native(*args, **kwargs))
+
+    return forward
 
 
 def sampled(tiny: Any, **settings: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:

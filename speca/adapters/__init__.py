@@ -9,7 +9,7 @@ from torch import nn
 
 from .ace_step import ACE_STEP, ACE_STEP_15
 from .auraflow import AURAFLOW
-from .base import Anatomy, Architecture, NotThisArchitectureError, find_anatomy
+from .base import Anatomy, Architecture, NotThisArchitectureError, comfyui, find_anatomy
 from .boogu import BOOGU
 from .cogvideox import COGVIDEOX
 from .cosmos import COSMOS1, PREDICT2
@@ -109,13 +109,5 @@ def recognise(network: nn.Module) -> Anatomy:
         try:
             return find_anatomy(architecture, network)
         except NotThisArchitectureError as changed:
-            missing = f"SpeCa knows {architecture.title}, but in {_comfyui()} {changed}"
+            missing = f"SpeCa knows {architecture.title}, but in {comfyui()} {changed}"
     return discover(network, missing)
-
-
-def _comfyui() -> str:
-    try:
-        from comfyui_version import __version__
-    except ImportError:
-        return "this ComfyUI"
-    return f"ComfyUI {__version__}"

@@ -82,6 +82,16 @@ class BlockList:
 
         return forward
 
+    def returned_otherwise(
+        self, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], returned: Any
+    ) -> str | None:
+        """How what a call of `block` returned is of another form than what a skipped one gives back, as the end of a
+        sentence; None if it is not."""
+        expected = self.untouched(block)(*args, **kwargs)
+        if _same_form(returned, expected):
+            return None
+        return f"{type(uncompiled(block)).__name__} returns {_form(returned)}, not {_form(expected)}"
+
     def needed(self, block: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The tensors that enter `block` and depend on the blocks before it, samples first: (B, ...) each, B = 1 where
         they have no dimension for samples.
@@ -193,6 +203,34 @@ def find_anatomy(architecture: Architecture, network: nn.Module) -> Anatomy:
         stage.check(block)
     stage, block = found[-1]
     return Anatomy(architecture, tuple(found[:-1]), stage, block, tuple(helpers))
+
+
+def _same_form(one: Any, other: Any) -> bool:
+    """Whether both are tensors of one shape, or hold as many values in one order that are. What is None fits all."""
+    if one is None or other is None:
+        return True
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(_same_form, one, other))
+    return type(one) is type(other)
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return "x".join(map(str, value.shape)) or "a number"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_form, value))}{',' * (len(value) == 1)})"
+    return type(value).__name__
+
+
+def comfyui() -> str:
+    """This ComfyUI by its version, for a sentence about what it has changed."""
+    try:
+        from comfyui_version import __version__
+    except ImportError:
+        return "this ComfyUI"
+    return f"ComfyUI {__version__}"
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..adapters.base import Anatomy, exchanged_forwards
+from torch import nn
+
+from ..adapters.base import Anatomy, BlockList, exchanged_forwards
 from ..call import Tensors
 
 Ran = set[int]
@@ -52,6 +54,28 @@ def _noting(ran: Ran, place: int, native: Callable[..., Any]) -> Callable[..., A
         return native(*args, **kwargs)
 
     return forward
+
+
+@contextmanager
+def returns_compared(anatomy: Anatomy) -> Iterator[list[str]]:
+    """What blocks return meanwhile that skipped ones would not, as `BlockList.returned_otherwise` says it."""
+    found: list[str] = []
+    blocks = (*anatomy.skipped, *anatomy.helpers, (anatomy.verification_stage, anatomy.verification_block))
+
+    def comparing(stage: BlockList, block: nn.Module, native: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            returned = native(*args, **kwargs)
+            otherwise = stage.returned_otherwise(block, args, kwargs, returned)
+            if otherwise is not None:
+                found.append(otherwise)
+            return returned
+
+        return forward
+
+    with exchanged_forwards(
+        (block, stage.method, comparing(stage, block, stage.native(block))) for stage, block in blocks
+    ):
+        yield found
 
 
 class Census:

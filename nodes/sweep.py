@@ -154,7 +154,7 @@ def _rows(
         drawn = copy.copy(noise)
         drawn.seed = (noise.seed + i) % MAX_SEED
         for threshold in thresholds:
-            with with_settings(replace(config, threshold=threshold)):
+            with with_settings(replace(config, mode="threshold", threshold=threshold)):
                 pair = comparison.run(drawn, guider, sampler, sigmas, latent_image)
             yield _row(drawn.seed, threshold, pair, vae)
             bar.update(1)

@@ -89,7 +89,7 @@ class SpeCaTune(io.ComfyNode):
                     io.Float.Input(
                         "memory_limit_gb",
                         default=16.0,
-                        min=0.01,
+                        min=0.0001,
                         max=2048.0,
                         step=1.0,
                         tooltip="The most system memory that the recorded run may take; in any case no more than four "

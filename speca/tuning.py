@@ -66,7 +66,7 @@ class Settings:
         return cls(config.threshold, config.order, config.warmup_steps)
 
     def on(self, config: SpeCaConfig) -> SpeCaConfig:
-        return replace(config, threshold=self.threshold, order=self.order, warmup_steps=self.warmup_steps)
+        return replace(config, mode="threshold", **vars(self))
 
     def __str__(self) -> str:
         warm_up = "" if self.warmup_steps == 1 else f", {self.warmup_steps} warm-up steps"

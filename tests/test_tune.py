@@ -20,9 +20,10 @@ STEPS = 20
 FLUX, VIDEO, DIT = "SpeCaDemoLoadFlux", "SpeCaDemoLoadHunyuanVideo", "SpeCaDiTLoader"
 
 
-def graph(model: str = FLUX, *, steps: int = STEPS, **inputs: Any) -> dict[str, Any]:
+def graph(model: str = "flux", *, steps: int = STEPS, **inputs: Any) -> dict[str, Any]:
     """Ids: 1 model, 2 SpeCa, 3 noise, 4 guider, 5 sampler, 6 sigmas, 7 tune, 8 vae; 12 and 13 prompt and latent; 14 and
-    15 a sampling with the tuned MODEL, 16 its report, 17 a preview of the picture."""
+    15 a sampling with the tuned MODEL, 16 its report, 17 a preview of the picture. A small model with random weights
+    has neither vae nor prompt."""
     nodes = {
         "1": (model, {"model_name": "dit-emoji (comes with SpeCa)"} if model == DIT else {}),
         "2": ("SpeCa", {"model": ["1", 0]}),
@@ -42,6 +43,13 @@ def graph(model: str = FLUX, *, steps: int = STEPS, **inputs: Any) -> dict[str, 
     asked = {"latent_image": ["13", 0], "vae": ["8", 0], "goal": "speed at least", "speed": 2.0, "psnr": 36.0}
     nodes["7"][1].update(asked | inputs)
     nodes["15"][1].update(sigmas=["6", 0], latent_image=["13", 0])
+    if model in ("flux", "hunyuan_video"):
+        nodes["1"] = ("TinyModelLoader", {"name": model, "weights_seed": 0, "batch_size": 1})
+        del nodes["8"], nodes["12"], nodes["13"], nodes["7"][1]["vae"]
+        for key in ("4", "14"):
+            nodes[key][1].update(positive=["1", 2], negative=["1", 3])
+        for key in ("7", "15"):
+            nodes[key][1].update(latent_image=["1", 1])
     if model == DIT:
         nodes["12"] = ("SpeCaDiTClass", {"model": ["1", 0], "classes": "fox"})
         nodes["13"] = ("SpeCaDiTLatent", {"model": ["1", 0]})
@@ -85,8 +93,8 @@ NAMES = ("threshold", "order", "warmup_steps")
 
 def test_the_closest_picture_at_a_speed(graphs: Any) -> None:
     """Of all candidates that are foreseen to be fast enough none is foreseen to be closer."""
-    told = tuned(graphs.run(graph(speed=1.6)))
-    best = max(run["measured"]["psnr"] for run in told["runs"] if run["measured"]["speedup"] >= 1.6 * 0.98)
+    told = tuned(graphs.run(graph(speed=1.2)))
+    best = max(run["measured"]["psnr"] for run in told["runs"] if run["measured"]["speedup"] >= 1.2 * 0.98)
     chosen = next(run for run in told["runs"] if all(told["settings"][name] == run[name] for name in NAMES))
     assert chosen["measured"]["psnr"] == best
     assert {candidate["order"] for candidate in told["candidates"]} == {1, 2, 3}
@@ -138,7 +146,7 @@ class TestWhatIsMade:
         assert [each() for each in made] == [None]
 
     def test_too_large_a_recording_says_what_to_do_and_leaves_nothing(self, graphs: Any) -> None:
-        result = graphs.run(graph(memory_limit_gb=0.01))
+        result = graphs.run(graph(memory_limit_gb=0.0001))
         assert not result.success
         for said in ("more than the 0.0 GB allowed", "raise memory_limit_gb"):
             assert said in result.error["exception_message"]
@@ -153,11 +161,10 @@ def _flux() -> Any:
 
 
 class TestCancel:
-    @pytest.mark.parametrize("phase", ["warm-up", "recording", "replay", "real run", "decoding"])
+    @pytest.mark.parametrize("phase", ["warm-up", "recording", "replay", "real run"])
     def test_nothing_is_left_behind(self, graphs: Any, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
         import comfy.ldm.flux.model as flux
         import comfy.model_management
-        import comfy.sd
 
         from speca.recording import RecordedNetwork
 
@@ -185,8 +192,6 @@ class TestCancel:
         monkeypatch.setattr(flux.Flux, "forward", forward)
         monkeypatch.setattr(RecordedNetwork, "full", recorded)
         with pytest.MonkeyPatch.context() as patch:
-            if phase == "decoding":
-                patch.setattr(comfy.sd.VAE, "decode", _interrupting(comfy.sd.VAE.decode, interrupt))
             if phase == "real run":
                 from speca.comfyui import tune
 
@@ -209,17 +214,6 @@ class TestCancel:
         assert attach._settings.get() is None
         monkeypatch.undo()
         assert graphs.run({k: v for k, v in graph(steps=steps).items() if int(k) <= 13}).success
-
-
-def _interrupting(native: Any, interrupt: Any) -> Any:
-    def decode(self: Any, *args: Any, **kwargs: Any) -> Any:
-        import comfy.model_management
-
-        interrupt()
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        return native(self, *args, **kwargs)
-
-    return decode
 
 
 class TestBadInput:
@@ -298,10 +292,10 @@ class TestSaved:
         from speca_pack.nodes import saved_settings
 
         assert saved_settings.names() == ["none", "my FLUX"]
-        used = run_with(graphs, FLUX, "my FLUX")
+        used = run_with(graphs, "flux", "my FLUX")
         assert {name: used["settings"][name] for name in NAMES} == {name: told["settings"][name] for name in NAMES}
         assert used["note"] is None
-        other = run_with(graphs, VIDEO, "my FLUX")
+        other = run_with(graphs, "hunyuan_video", "my FLUX")
         assert other["settings"]["threshold"] == told["settings"]["threshold"]
         assert other["note"].startswith("the settings 'my FLUX' were found on ")
 

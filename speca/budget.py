@@ -64,24 +64,24 @@ class Forecasts:
     """One sample before a call.
 
     total: the errors carried since its last computed call. in_a_row: forecasts since then. rate: the error of a first
-    forecast; None before any was checked. growth: of the carried total from call to call; 0 where each error is
+    forecast. growth: of the carried total from call to call; 0 where each error is
     compared alone. weights: what an error costs the final picture, times `haste`, of each call that is left, the one
     at hand first; infinite where no forecast is allowed. longest: the most forecasts in a row.
     """
 
     total: float
     in_a_row: int
-    rate: float | None
+    rate: float
     growth: float
     weights: tuple[float, ...]
     longest: int
 
     def computed(self, threshold: float) -> list[int]:
         """The calls, 0 for the one at hand, that would be computed at `threshold`."""
-        total, in_a_row, rate, calls = self.total, self.in_a_row, self.rate or FIRST_RATE, []
+        total, in_a_row, calls = self.total, self.in_a_row, []
         for i, weight in enumerate(self.weights):
             in_a_row += 1
-            total = self.growth * total + weight * rate * in_a_row
+            total = self.growth * total + weight * self.rate * in_a_row
             if total > threshold or in_a_row > self.longest:
                 calls.append(i)
                 total, in_a_row = 0.0, 0

@@ -54,7 +54,6 @@ class Pace:
     def _forecasts(self, call: Call, streams: Sequence[Stream], own: int) -> Forecasts:
         """Of one sample, by the streams of all its rows."""
         config = self._config
-        rates = [stream.rate for stream in streams if stream.rate is not None]
         growth = 1.0 if call.renoised else CARRIED_GROWTH
         left = max(self._steps - call.step, 1)
         by_step = [
@@ -70,7 +69,7 @@ class Pace:
         return Forecasts(
             total=max(stream.errors.total for stream in streams),
             in_a_row=max(stream.in_a_row for stream in streams),
-            rate=max(rates, default=None),
+            rate=max(stream.rate for stream in streams),
             growth=growth if config.accumulate_error else 0.0,
             weights=tuple(weights),
             longest=config.max_consecutive,

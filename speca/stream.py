@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .budget import haste
+from .budget import FIRST_RATE, haste
 from .call import Call, Exact, Latent, Tensors
 from .events import Row
 from .history import Anchor, History
@@ -48,7 +48,7 @@ class Stream:
         differ, but not the kind of anchors.
     own_share: of the embedded input, which is not in the anchors' features but each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); None while nothing tells.
-    rate: the error of a first forecast, by all that were checked: `budget.Forecasts`; None before any was.
+    rate: the error of a first forecast, by all that were checked (`budget.Forecasts`).
     calls: made so far. in_a_row: forecasts accepted since the last full call. errors: theirs, summed.
     round: the sampler's evaluation in which it was last called. seen: that call, where only it can tell of a jump.
     """
@@ -58,7 +58,7 @@ class Stream:
         self.mostly_noise = mostly_noise
         self.own_share = OWN_SHARE if mostly_noise else 0.0
         self.direct_share = DIRECT_SHARE if mostly_noise else None
-        self.rate: float | None = None
+        self.rate = FIRST_RATE
         self.calls = 0
         self.in_a_row = 0
         self.errors = ErrorSum()
@@ -101,10 +101,10 @@ class Stream:
         self.direct_share = share if self.direct_share is None else (self.direct_share + share) / 2
 
     def learn_rate(self, call: Call, error: float) -> None:
-        """From a check's own error. The geometric mean of the new and the old."""
+        """From a check's own error. The geometric mean of the new and the old: one call is one noisy sample."""
         rate = error / (self.in_a_row + 1) / haste(call.schedule.ratio(call.step))
         if 0 < rate < math.inf:
-            self.rate = rate if self.rate is None else math.sqrt(self.rate * rate)
+            self.rate = math.sqrt(self.rate * rate)
 
     def move_on(self, call: Call, row: Row, accumulate: bool) -> None:
         """What was computed starts a new count of errors, what was accepted adds to it."""

@@ -26,6 +26,8 @@ Rectangle = tuple[float, float, float, float]
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"  # SaveVideo's format, in newer versions of ComfyUI
 WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC_COMBO})
 CONTROLS = frozenset({"fixed", "increment", "decrement", "randomize"})
+# Settings of SpeCa that a graph may be there to show: not refreshed.
+SHOWN = ("mode", "target_speedup")
 # Kinds that exist in the frontend only.
 VIRTUAL = frozenset({"MarkdownNote", "Note"})
 TITLE_HEIGHT = 30
@@ -260,6 +262,8 @@ def refreshed(text: str, input_types: Mapping[str, Any]) -> str:
 def _refresh_node(node: dict[str, Any], defaults: Mapping[str, Any], described: Mapping[str, Any]) -> None:
     before = {entry["name"]: entry for entry in node["inputs"]}
     model = [entry for entry in node["inputs"] if "widget" not in entry]
+    had = dict(zip((name for name in before if "widget" in before[name]), node["widgets_values"], strict=True))
+    values = {**defaults, **{name: had[name] for name in SHOWN if name in had}}
     widgets = []
     for name in defaults:
         kind = described[name][0]
@@ -271,7 +275,7 @@ def _refresh_node(node: dict[str, Any], defaults: Mapping[str, Any], described: 
         }
         widgets.append(before.get(name, new))
     node["inputs"] = model + widgets
-    node["widgets_values"] = list(defaults.values())
+    node["widgets_values"] = list(values.values())
 
 
 def main() -> int:

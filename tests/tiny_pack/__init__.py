@@ -10,15 +10,19 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 
 
-def _tiny_models():
-    """`tests/tiny_models.py`: the test's own copy in its process, loaded by location in a server of its own."""
-    if "tiny_models" not in sys.modules:
-        path = Path(__file__).resolve().parent.parent / "tiny_models.py"
-        spec = importlib.util.spec_from_file_location("tiny_models", path)
+def _of_tests(name: str):
+    """`tests/{name}.py`: the test's own copy in its process, loaded by location in a server of its own."""
+    if name not in sys.modules:
+        path = Path(__file__).resolve().parent.parent / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
-        sys.modules["tiny_models"] = module
+        sys.modules[name] = module
         spec.loader.exec_module(module)
-    return sys.modules["tiny_models"]
+    return sys.modules[name]
+
+
+def _tiny_models():
+    return _of_tests("tiny_models")
 
 
 class TinyModelLoader(io.ComfyNode):
@@ -47,6 +51,43 @@ class TinyModelLoader(io.ComfyNode):
         return io.NodeOutput(tiny.model_patcher, tiny.latent, tiny.positive, tiny.negative)
 
 
+NEIGHBOURS = ("tiles", "tiles that move", "function wrapper", "cache in function wrapper", "cache in wrapper")
+
+
+class TinyNeighbour(io.ComfyNode):
+    """What another pack does to a model, by `tests/stand_ins.py`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TinyNeighbour",
+            display_name="Neighbour (tests)",
+            category="tests",
+            inputs=[io.Model.Input("model"), io.Combo.Input("kind", options=list(NEIGHBOURS))],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, kind: str) -> io.NodeOutput:
+        from comfy.patcher_extension import WrappersMP
+
+        stand_ins = _of_tests("stand_ins")
+        if kind.startswith("tiles"):
+            corners = [(0, 0), (0, 2), (2, 0)]
+            moving = [(2, 2), (0, 2), (2, 0), (0, 0)] if kind == "tiles that move" else [(2, 2)]
+            places = lambda call: [*corners, moving[call % len(moving)]]  # noqa: E731
+            return io.NodeOutput(stand_ins.tiled(model, places, size=6, at_once=2))
+        if kind == "cache in function wrapper":
+            return io.NodeOutput(stand_ins.cache_in_function_wrapper(model, stand_ins.Store()))
+        if kind == "cache in wrapper":
+            return io.NodeOutput(stand_ins.cache_in_wrapper(model, stand_ins.Store(), WrappersMP.DIFFUSION_MODEL))
+        patched = model.clone()
+        patched.set_model_unet_function_wrapper(
+            lambda apply, args: apply(args["input"], args["timestep"], **args["c"]).clone()
+        )
+        return io.NodeOutput(patched)
+
+
 class TinyLatentProbe(io.ComfyNode):
     """Writes a latent to the output folder and says in its `ui` where, exact to the bit."""
 
@@ -72,7 +113,7 @@ class TinyLatentProbe(io.ComfyNode):
 
 class TinyExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TinyModelLoader, TinyLatentProbe]
+        return [TinyModelLoader, TinyNeighbour, TinyLatentProbe]
 
 
 async def comfy_entrypoint() -> TinyExtension:

@@ -94,9 +94,13 @@ NAMES = ("threshold", "order", "warmup_steps")
 def test_the_closest_picture_at_a_speed(graphs: Any) -> None:
     """Of all candidates that are foreseen to be fast enough none is foreseen to be closer."""
     told = tuned(graphs.run(graph(speed=1.2)))
-    best = max(run["measured"]["psnr"] for run in told["runs"] if run["measured"]["speedup"] >= 1.2 * 0.98)
+    met = [run["measured"]["psnr"] for run in told["runs"] if run["measured"]["speedup"] >= 1.2 * 0.98]
     chosen = next(run for run in told["runs"] if all(told["settings"][name] == run[name] for name in NAMES))
-    assert chosen["measured"]["psnr"] == best
+    if met:  # of random weights by the clock: it may be that none is fast enough
+        assert chosen["measured"]["psnr"] == max(met)
+    else:
+        assert chosen["measured"]["speedup"] == max(run["measured"]["speedup"] for run in told["runs"])
+        assert "short of 1.2x" in told["summary"]
     assert {candidate["order"] for candidate in told["candidates"]} == {1, 2, 3}
     assert len({candidate["threshold"] for candidate in told["candidates"]}) > 8
 

@@ -35,8 +35,8 @@ class Pace:
             return threshold_at(call.progress, config.threshold, config.threshold_end_factor), None
         own, all_calls = self._calls_left(call)
         samples = [self._forecasts(call, [streams[r] for r in call.rows_of([s])], own) for s in range(call.n_samples)]
-        _, seconds = tally.allowance(config.speed, all_calls)
-        computed = affordable(tally.prices(), seconds * (1 + TOLERANCE), all_calls)
+        allowed, left = tally.allowance(config.speed, all_calls)
+        computed = affordable(tally.prices(), left + TOLERANCE * allowed, all_calls)
         threshold = threshold_for(samples, computed * own / all_calls, together=not splittable)
         ahead = sorted(set().union(*(sample.computed(threshold) for sample in samples)) - {0})
         return threshold, Plan(all_calls - 1, computed, tuple(ahead))

@@ -74,6 +74,13 @@ def test_a_run_ends_at_the_speed_asked_for_or_less_than_a_computed_call_above(ta
     assert (totals.spending.missed is None) == (totals.speedup <= target * (1 + GOAL))
 
 
+def test_being_a_little_late_is_better_than_a_computed_call_less():
+    """14 of 28 computed and 14 checked are 141.4 s and more of 140 s: late by 1 % of the whole, not of what is left."""
+    record = spend(replace(ASKED, target_speedup=2.0), value=lambda t, row: 2 + 0.01 * math.sin(3 * t), check=0.1)
+    assert computed(record) == 14
+    assert record.totals.spending.missed is None
+
+
 def test_what_is_accepted_was_within_the_threshold_of_its_call():
     record = spend(ASKED, value=lambda t, row: 2 + math.sin(20 * t * t))
     rows = [call.rows[0] for call in record.calls]

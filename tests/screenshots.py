@@ -19,7 +19,7 @@ import comfy_server
 import dev
 
 OUT = dev.ROOT / "benchmarks" / "results" / "screenshots"
-SPECA, LATENT, SAMPLERS = 2, 5, (6, 10)
+SPECA, LATENT, SCHEDULER = 2, 5, 7
 STEPS, GENEROUS = 40, 0.2
 MARGIN = 12
 
@@ -29,8 +29,7 @@ def take(page: Any, theme: str) -> None:
     page.wait_for_function(f"window.app?.graph?.getNodeById({SPECA})?.type === 'SpeCa'", timeout=120_000)
     page.wait_for_timeout(3000)
     set_widget(page, LATENT, "batch_size", 1)
-    for sampler in SAMPLERS:
-        set_widget(page, sampler, "steps", STEPS)
+    set_widget(page, SCHEDULER, "steps", STEPS)
     default = page.evaluate(f"app.graph.getNodeById({SPECA}).widgets.find(w => w.name === 'threshold').value")
     run(page)  # the first one also loads the model
     set_widget(page, SPECA, "threshold", GENEROUS)

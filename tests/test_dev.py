@@ -415,4 +415,4 @@ def test_the_demo_graph_is_there_under_the_name_that_the_address_gives(dev: Modu
     folder = dev.DEMO_PACKS[query["source"]]
     assert (folder / "__init__.py").is_file()
     graph = json.loads((folder / "example_workflows" / f"{query['template']}.json").read_text(encoding="utf-8"))
-    assert {"SpeCa", "SpeCaReport"} <= {node["type"] for node in graph["nodes"]}
+    assert {"SpeCa", "SpeCaCompare"} <= {node["type"] for node in graph["nodes"]}

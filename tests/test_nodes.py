@@ -162,3 +162,13 @@ class TestFromAScript:
         assert positive != negative
         (latent,) = SpeCaDiTLatent.execute(dit_helpers.patcher()).args
         assert latent["samples"].shape[0] == 1
+
+
+def test_the_reports_trace_is_no_preview_of_the_job(comfy: None) -> None:
+    """Newer ComfyUI shows a job without a picture by the text that its outputs hold; the trace is for the panel."""
+    jobs = pytest.importorskip("comfy_execution.jobs", reason="this ComfyUI lists no jobs")
+    if "text" not in jobs.PREVIEWABLE_MEDIA_TYPES:
+        pytest.skip("this ComfyUI shows no job by a text")
+    trace = '{"version": 1, "calls": []}'
+    assert jobs.get_outputs_summary({"9": {"speca": [trace]}})[1] is None
+    assert jobs.get_outputs_summary({"9": {"text": [trace]}})[1] is not None

@@ -437,6 +437,10 @@ app.registerExtension({
   async setup() {
     addStyle()
     watchQueue()
+    // Another tab's nodes are there some time before the page says that the tab is open, and tells no extension of it.
+    app.extensionManager?.workflow?.$onAction?.(({ name, after }) => {
+      if (name === "openWorkflow") after(schedule)
+    })
     for (const [prompt_id, from] of stored.prompts) dispatch({ type: "queued", prompt_id, tab: from })
     for (const setting of ["Comfy.Locale", "Comfy.ColorPalette"]) {
       // The page applies the setting after it has told of it.

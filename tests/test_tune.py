@@ -70,7 +70,7 @@ def user_folder(comfy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 DIT_DRIFTS = pytest.mark.xfail(
-    reason="a replay does not know where errors lead the latent: for a model that predicts noise 7 calls are foreseen of 9"
+    reason="a replay does not know where errors lead the latent: 7 calls foreseen of 9 where noise is predicted"
 )
 
 

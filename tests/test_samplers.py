@@ -19,8 +19,8 @@ pytest.importorskip("comfy")
 import comfy.sample
 import comfy.samplers
 
+import kept_table
 import situations
-import tables
 import tiny_models
 import truth
 from speca.comfyui.attach import attach, attachment_of
@@ -170,7 +170,7 @@ def test_every_pair(sampler: str, scheduler: str) -> None:
 
 MODEL, N_STEPS, LABELS = "flux-fluent", 20, (3, 5)
 
-TABLE = tables.Table(
+TABLE = kept_table.Table(
     "samplers",
     f"Every sampler on every schedule of ComfyUI 0.3.75: {MODEL}, {N_STEPS} steps, {len(LABELS)} samples, default"
     " threshold\n(`python dev.py test --full tests/test_samplers.py`). A rejected call is a wasted check. dB: against"

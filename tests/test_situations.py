@@ -18,8 +18,8 @@ import torch
 
 pytest.importorskip("comfy")
 
+import kept_table
 import situations
-import tables
 import truth
 from speca.config import SpeCaConfig
 
@@ -37,7 +37,7 @@ STEPS_IN_CI = 10
 
 TAIL = 0.01
 
-TABLE = tables.Table(
+TABLE = kept_table.Table(
     "truth",
     "Situations of real use, default threshold, 20 steps: the network beside every call (`python dev.py test --full"
     " tests/test_situations.py`).\nAn accepted call *costs* its true error by its weight; *true / judged* is that over"

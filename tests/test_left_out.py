@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from left_out import choose as choosing
 from left_out.choose import Quality, at, choose, curve_of, gather
 
+ROOT = Path(__file__).resolve().parent.parent
 SPEEDS = (2.0, 3.0, 4.0, 5.0)
 
 
@@ -117,3 +119,17 @@ def test_the_table_shows_mean_tenth_percentile_and_worst_side_by_side_and_names_
     assert "| one | 28 | +0.5 | +0.5 | +0.5 | +0.5 |" in text
     assert (tmp_path / "left-out.md").read_text() == text + "\n"
     assert (tmp_path / "left-out.json").is_file()
+
+
+def test_what_the_node_says_of_quality_and_what_the_readme_shows_is_what_is_kept(comfy):
+    from speca_pack.nodes.speca import EXPECTED
+
+    kept = json.loads((ROOT / "benchmarks/results/left-out.json").read_text())
+    for speed in ("2x", "3x", "5x"):
+        at = [of["at"][speed]["speca"]["mean"] for of in kept.values() if "speca" in of["at"][speed]]
+        low, high = f"{min(at):.0f} to {max(at):.0f}", f"{min(at):.0f} to {max(at):.0f} dB"
+        assert f"{low} at {speed}" in EXPECTED or f"{high} at {speed}" in EXPECTED
+    readme = (ROOT / "README.md").read_text()
+    for of in kept.values():
+        for quality in (point["speca"] for point in of["at"].values() if "speca" in point):
+            assert " / ".join(f"{quality[name]:.1f}" for name in ("mean", "tenth", "worst")) in readme

@@ -22,13 +22,12 @@ def test_a_rejection_teaches_which_way_to_trust(truth, expected):
         def speculate(self, features, rows, own_shares=()):
             return (torch.full((1, 4), 2.0),)
 
-    session = Session(replace(REUSE, threshold=0.4), HEADER)
+    session = Session(replace(REUSE, threshold=0.4, threshold_end_factor=1e7), HEADER)
     values = [1.0, 1.0, full]
     for i, value in enumerate(values):
         session.evaluate(Call(float(i), 1.0, i, 0.0, 1, ("s",)), TwoWays(float(i), 1, value=lambda t, row, v=value: v))
-    call = Call(3.0, 1.0, 3, 0.0, 1, ("s",))
+    call = Call(3.0, 1.0, 3, 1.0, 1, ("s",))  # at the run's end, where all is accepted
     session.streams.of(call)[0].history.record(Anchor(2.0, (torch.ones(1, 4),), (torch.ones(1, 4),)))
-    session.config = replace(REUSE, threshold=1e6)
     (output,) = session.evaluate(call, TwoWays(3.0, 1))
     assert [call.outcome for call in session.tally.record().calls] == ["full", "full", "rejected", "accepted"]
     assert output.unique().tolist() == [expected]

@@ -22,7 +22,7 @@ def test_a_rejection_teaches_which_way_to_trust(truth, expected):
         def speculate(self, features, rows, own_shares=()):
             return (torch.full((1, 4), 2.0),)
 
-    session = Session(replace(REUSE, threshold=0.4, threshold_end_factor=1e7), HEADER)
+    session = Session(replace(REUSE, threshold=0.4, threshold_end_factor=1000.0), HEADER)
     values = [1.0, 1.0, full]
     for i, value in enumerate(values):
         session.evaluate(Call(float(i), 1.0, i, 0.0, 1, ("s",)), TwoWays(float(i), 1, value=lambda t, row, v=value: v))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 # A sum of errors grows from one forecast to the next: a wrong output moves the latent, and the next forecast is checked
 # as if it had not. Not where the sampler adds noise, which drowns it. 1.1 to 1.4 are alike on the emoji DiT and FLUX;
-# not confirmed on other models.
+# on models left out, 1 costs 0.5 dB (Qwen-Image, Cosmos 1) and 4 dB of Cosmos 1's worst sample.
 CARRIED_GROWTH = 1.2
 
 EPSILON = 1e-8  # the paper's; keeps an all-zero output from dividing by zero

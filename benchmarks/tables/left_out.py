@@ -124,7 +124,8 @@ def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Pa
     places = [(model, m) for (model, steps), m in measured.items() if steps == README_STEPS]
     if not places:
         return
-    columns = min(4, len(places))
+    columns = min((4, 3), key=lambda n: -len(places) % n)  # fewest holes
+    columns = min(columns, len(places))
     rows = -(-len(places) // columns)
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(3.1 * columns, 2.6 * rows), squeeze=False, sharex=True, layout="constrained"

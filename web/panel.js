@@ -50,7 +50,13 @@ function createLegend() {
   }
 }
 
-/** The sentence under a chart that says what its cells cannot. */
+/** Write under a chart what its cells cannot say; in a quiet colour where that is nothing to look into. */
+function writeNote(note, run, words, hiddenLanes) {
+  write(note, noteOf(run, words, hiddenLanes))
+  const odd = run.native || run.note || run.newer || run.status === "interrupted" || run.status === "failed"
+  note.classList.toggle("speca-quiet", !odd && !totalsOf(run).spending?.missed)
+}
+
 function noteOf(run, words, hiddenLanes) {
   const notes = []
   const totals = totalsOf(run)
@@ -142,7 +148,7 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
         chart.update([run], words)
         dom.dataset.status = run.status
         dom.dataset.run = run.run_id
-        write(note, noteOf(run, words, chart.hiddenLanes()))
+        writeNote(note, run, words, chart.hiddenLanes())
       }
       note.hidden = run === null || note.textContent === ""
       choices.hidden = offered.length < 2
@@ -298,7 +304,7 @@ export function createRunsPanel({ nameOf, canCopy, copy, onShow }) {
     if (other) second.update(other, words, "B")
     write(difference, other ? differences(words, run, other) : settingsOf(words, run))
     chart.update(other ? [run, other] : [run], words)
-    write(note, noteOf(run, words, 0))
+    writeNote(note, run, words, 0)
     note.hidden = note.textContent === ""
     legend.update(words)
 

@@ -128,6 +128,16 @@ test("errors far above the threshold, or not finite, stay in the picture and are
   insideOf(shape)
 })
 
+test("one threshold far above the others does not press the rest to the floor", () => {
+  const calls = [0.05, 0.06, 0.07, 40].map((threshold) => [row("accepted", 0.04, threshold)])
+  const shape = geometry([run(calls)], { width: WIDTH })
+  assert.ok(shape.base - shape.marks[0].y > SPACE.plot * 0.2)
+  insideOf(shape)
+  const strictLate = [0.4, 0.2, 0.1].map((threshold) => [row("accepted", 0.04, threshold)])
+  const heights = geometry([run(strictLate)], { width: WIDTH }).thresholds[0].map(([, y]) => y)
+  assert.ok(heights[0] < heights[1] && heights[1] < heights[2], "thresholds that fall by halves are all to be seen")
+})
+
 test("errors of zero and thresholds of zero divide nothing", () => {
   insideOf(geometry([run([[row("accepted", 0, 0)], [row("accepted", 0, 0)]])], { width: WIDTH }))
 })

@@ -16,7 +16,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..speca.comfyui.attach import attachment_of, with_settings
+from ..speca.comfyui.attach import attachment_on, with_settings
 from ..speca.comfyui.compare import Comparison, tensors_of
 from ..speca.comparison import relative_error
 from .compare import sample
@@ -24,10 +24,6 @@ from .inputs import schema
 from .tradeoff import Plot
 from .tune import psnr_of_latents
 
-NO_SPECA = (
-    "SpeCa Sweep: there is no SpeCa on the guider's model. Put a SpeCa node (not bypassed) between the model and the "
-    "guider, and connect the guider to its output."
-)
 COLUMNS = (
     *("seed", "threshold", "speedup", "seconds", "seconds_uncached", "psnr_db", "latent_error"),
     *("calls", "full", "accepted", "rejected"),
@@ -103,8 +99,7 @@ class SpeCaSweep(io.ComfyNode):
         vae=None,
     ) -> io.NodeOutput:
         values = numbers(thresholds)
-        if attachment_of(guider.model_patcher) is None:
-            raise ValueError(NO_SPECA)
+        attachment_on(guider, "SpeCa Sweep")  # before anything is run
         rows = list(_rows(values, seeds, noise, guider, sampler, sigmas, latent_image, vae))
         table = _table(rows)
         image = _plot(rows).picture()
@@ -148,7 +143,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """One for each run. What is kept of the run without SpeCa serves all thresholds of a seed."""
     comparison = Comparison(sample)
-    config = attachment_of(guider.model_patcher).config
+    config = attachment_on(guider, "SpeCa Sweep").config
     bar = comfy.utils.ProgressBar(seeds * len(thresholds))
     for i in range(seeds):
         drawn = copy.copy(noise)

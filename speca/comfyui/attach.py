@@ -106,6 +106,17 @@ def attachment_of(model: comfy.model_patcher.ModelPatcher) -> Attachment | None:
     return model.get_attachment(KEY)
 
 
+def attachment_on(guider: Any, asking: str) -> Attachment:
+    """What `attach` put on the guider's model. Raises ValueError, in the name of the node that is `asking`."""
+    attachment = attachment_of(guider.model_patcher)
+    if attachment is None:
+        raise ValueError(
+            f"{asking}: there is no SpeCa on the guider's model. Put a SpeCa node (not bypassed) between the model and "
+            "the guider, and connect the guider to its output."
+        )
+    return attachment
+
+
 class Attachment:
     """What rides on a patched model: the settings, and the records of its last runs. No state of a run is in here."""
 

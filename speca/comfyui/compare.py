@@ -14,17 +14,12 @@ from torch import Tensor
 
 from ..events import RunRecord
 from ..witness import Witness
-from .attach import Attachment, attachment_of, clock_of, standing_aside, witnessed
+from .attach import Attachment, attachment_on, clock_of, standing_aside, witnessed
 from .same_run import SameLiving, digest, inputs_of, told_apart
 
 Latent = dict[str, Any]
 Sample = Callable[[Any, Any, Any, Tensor, Latent], Latent]
 """noise, guider, sampler, sigmas, latent image -> latent: ComfyUI's SamplerCustomAdvanced."""
-
-NO_SPECA = (
-    "SpeCa Compare: there is no SpeCa on the guider's model. Put a SpeCa node (not bypassed) between the model and the "
-    "guider, and connect the guider to its output."
-)
 
 
 @dataclass(frozen=True)
@@ -61,9 +56,7 @@ class Comparison:
 
         What is interrupted or fails leaves neither a result nor anything on the model.
         """
-        attachment = attachment_of(guider.model_patcher)
-        if attachment is None:
-            raise ValueError(NO_SPECA)
+        attachment = attachment_on(guider, "SpeCa Compare")
         clock = clock_of(guider.model_patcher.load_device)
         inputs = inputs_of(guider, sampler, sigmas, latent)
         drawn = Drawn(noise)
@@ -114,18 +107,24 @@ def timed(
     clock: Callable[[], float],
 ) -> Sampled:
     seconds = 0.0
-    native = sampler.sample
 
-    def by_the_clock(*args: Any, **kwargs: Any) -> Any:
+    def by_the_clock(native: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal seconds
         began = clock()
         samples = native(*args, **kwargs)
         seconds += clock() - began
         return samples
 
-    sampler = copy.copy(sampler)  # of the same class, as others look at it
-    sampler.sample = by_the_clock
-    return Sampled(sample(noise, guider, sampler, sigmas, latent), seconds)
+    result = sample(noise, guider, in_place_of(sampler, by_the_clock), sigmas, latent)
+    return Sampled(result, seconds)
+
+
+def in_place_of(sampler: Any, sample: Callable[..., Any]) -> Any:
+    """The sampler, with `sample(native, *args)` in the place of its own."""
+    native = sampler.sample
+    replaced = copy.copy(sampler)  # of the same class, as others look at it
+    replaced.sample = lambda *args, **kwargs: sample(native, *args, **kwargs)
+    return replaced
 
 
 def warm_up(sample: Sample, noise: Drawn, guider: Any, sigmas: Tensor, latent: Latent) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,16 +17,11 @@ from ..adapters.base import uncompiled
 from ..config import SpeCaConfig
 from ..recording import Recording, prices
 from ..tuning import MAX_RUNS, Goal, Search, Settings, figures, first, psnr_of
-from .attach import Attachment, attachment_of, clock_of, standing_aside, with_settings
-from .compare import Drawn, Latent, Sample, Sampled, run_since, timed, warm_up
+from .attach import attachment_on, clock_of, standing_aside, with_settings
+from .compare import Drawn, Latent, Sample, Sampled, in_place_of, run_since, timed, warm_up
 from .rehearsal import CannotRehearseError, Replay, Stand
 
 log = logging.getLogger(__name__)
-
-NO_SPECA = (
-    "SpeCa Tune: there is no SpeCa on the guider's model. Put a SpeCa node (not bypassed) between the model and the "
-    "guider, and connect the guider to its output."
-)
 
 Psnr = Callable[[Latent, Latent], float]
 """In dB, of a result against the uncached one."""
@@ -53,10 +47,7 @@ class Tuning:
     def __init__(
         self, sample: Sample, noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: Latent, psnr: Psnr
     ) -> None:
-        attachment = attachment_of(guider.model_patcher)
-        if attachment is None:
-            raise ValueError(NO_SPECA)
-        self._attachment: Attachment = attachment
+        self._attachment = attachment_on(guider, "SpeCa Tune")
         self._sample = sample
         self._guider = guider
         self._sampler = sampler
@@ -99,7 +90,7 @@ class Tuning:
             stand = Stand(guider, sigmas, extra_args)
             return stand.record(config, recording, lambda extra: native(guider, sigmas, extra, *args, **kwargs))
 
-        sampled = self._timed(_in_place_of(self._sampler, sample), recording.run_clock)
+        sampled = self._timed(in_place_of(self._sampler, sample), recording.run_clock)
         log.info("SpeCa Tune: recorded %d evaluations, %.2f GB", len(recording.rounds), recording.nbytes / 1e9)
         return sampled.seconds, sampled.latent, recording
 
@@ -143,7 +134,7 @@ class Tuning:
             return last.x.to(sigmas.device)
 
         if wanted:
-            sampler = _in_place_of(self._sampler, sample)
+            sampler = in_place_of(self._sampler, sample)
             self._sample(self._noise, self._guider, sampler, self._sigmas, self._latent)
         return replays
 
@@ -193,11 +184,3 @@ def identity_of(model: Any) -> dict[str, Any]:
 
 def _rms(error: Tensor) -> float:
     return float(error.double().square().mean().sqrt())
-
-
-def _in_place_of(sampler: Any, sample: Callable[..., Tensor]) -> Any:
-    """The sampler, with `sample(native, *args)` in the place of its own."""
-    native = sampler.sample
-    replaced = copy.copy(sampler)  # of the same class, as others look at it
-    replaced.sample = lambda *args, **kwargs: sample(native, *args, **kwargs)
-    return replaced

@@ -52,23 +52,17 @@ function createLegend() {
 
 /** Write under a chart what its cells cannot say; in a quiet colour where that is nothing to look into. */
 function writeNote(note, run, words, hiddenLanes) {
-  write(note, noteOf(run, words, hiddenLanes))
-  const odd = run.native || run.note || run.newer || run.status === "interrupted" || run.status === "failed"
-  note.classList.toggle("speca-quiet", !odd && !totalsOf(run).spending?.missed)
-}
-
-function noteOf(run, words, hiddenLanes) {
-  const notes = []
   const totals = totalsOf(run)
-  notes.push(spending(words, run, totals))
-  if (run.native) notes.push(words("note.native", { why: run.native }))
+  const odd = []
+  if (run.native) odd.push(words("note.native", { why: run.native }))
   if (run.status === "interrupted" || run.status === "failed") {
-    notes.push(words(`note.${run.status}`, { calls: words.number(totals.calls, 9) }))
+    odd.push(words(`note.${run.status}`, { calls: words.number(totals.calls, 9) }))
   }
-  if (run.note) notes.push(run.note)
-  if (run.newer) notes.push(words("note.newer"))
-  if (hiddenLanes > 0) notes.push(words("more_rows", { n: hiddenLanes }))
-  return notes.filter(Boolean).join(" ")
+  if (run.note) odd.push(run.note)
+  if (run.newer) odd.push(words("note.newer"))
+  const more = hiddenLanes > 0 ? words("more_rows", { n: hiddenLanes }) : ""
+  write(note, [spending(words, run, totals), ...odd, more].filter(Boolean).join(" "))
+  note.classList.toggle("speca-quiet", odd.length === 0 && !totals.spending?.missed)
 }
 
 // -- on the node -------------------------------------------------------------------------------------------------------

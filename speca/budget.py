@@ -58,6 +58,10 @@ class Prices:
     check: float
     outside: float = 0.0
 
+    def uncached(self, calls: int) -> float:
+        """Seconds of a run of so many calls, all computed."""
+        return calls * (self.full + self.outside)
+
 
 @dataclass(frozen=True)
 class Forecasts:
@@ -127,7 +131,7 @@ def why_missed(target: float, got: float | None, prices: Prices, calls: int, for
     """
     if got is not None and abs(got / target - 1) <= GOAL:
         return None
-    uncached = calls * (prices.full + prices.outside)
+    uncached = prices.uncached(calls)
     allowed = uncached / target
     fastest = uncached / max(prices.full + (calls - 1) * prices.check + calls * prices.outside, 1e-12)
     share = prices.full / max(allowed, 1e-12)

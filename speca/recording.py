@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .budget import Prices
 from .call import Call, Exact, Network, Tensors
 from .events import Row, RunRecord
 from .session import Session
@@ -180,26 +181,6 @@ class RecordedNetwork:
         return Exact(features, output, picked(exact.embedded) if features and keep_embedded else None)
 
 
-@dataclass(frozen=True)
-class Prices:
-    """Seconds of a full call, of a forecast with its check, and of what lies beside the calls of a whole run."""
-
-    full: float
-    check: float
-    beside: float
-
-    def run(self, record: RunRecord) -> float:
-        """Seconds of a run with these decisions. A part of a batch costs its share of a full call."""
-        return self.beside + sum(
-            self.full * sum(row.outcome != "accepted" for row in call.rows) / len(call.rows)
-            + self.check * any(row.error is not None for row in call.rows)
-            for call in record.calls
-        )
-
-    def uncached(self, n_calls: int) -> float:
-        return self.beside + self.full * n_calls
-
-
 def prices(recording: Recording, seconds: float, replays: Sequence[RunRecord]) -> Prices:
     """Medians: a machine does other things too. seconds: of the recorded run, by its clock."""
     full = [call.seconds for each in recording.rounds for call in each.calls]
@@ -210,7 +191,17 @@ def prices(recording: Recording, seconds: float, replays: Sequence[RunRecord]) -
         if any(row.error is not None for row in call.rows)
     ]
     check = statistics.median(checks) if checks else 0.0
-    return Prices(statistics.median(full), check, max(seconds - sum(full), 0.0))
+    return Prices(statistics.median(full), check, max(seconds - sum(full), 0.0) / len(full))
+
+
+def seconds_of(record: RunRecord, price: Prices) -> float:
+    """Of a run with these decisions. A part of a batch costs its share of a full call."""
+    return sum(
+        price.outside
+        + price.full * sum(row.outcome != "accepted" for row in call.rows) / len(call.rows)
+        + price.check * any(row.error is not None for row in call.rows)
+        for call in record.calls
+    )
 
 
 def on(device: torch.device, tensor: Tensor) -> Tensor:

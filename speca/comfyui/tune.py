@@ -15,7 +15,7 @@ from torch import Tensor
 from ..adapters import recognise
 from ..adapters.base import uncompiled
 from ..config import SpeCaConfig
-from ..recording import Recording, prices
+from ..recording import Recording, prices, seconds_of
 from ..tuning import MAX_RUNS, Goal, Search, Settings, figures, first, psnr_of
 from .attach import attachment_on, clock_of, standing_aside, with_settings
 from .compare import Drawn, Latent, Sample, Sampled, in_place_of, run_since, timed, warm_up
@@ -106,7 +106,7 @@ class Tuning:
         def add(replays: Mapping[Settings, tuple[Replay, Tensor]]) -> None:
             for settings, (replay, _) in replays.items():
                 record = replay.record
-                speedup = price.uncached(len(record.calls)) / price.run(record)
+                speedup = price.uncached(len(record.calls)) / seconds_of(record, price)
                 search.add(settings, figures(record, speedup, psnr_of(_rms(replay.error), at_one)))
 
         add(replayed)

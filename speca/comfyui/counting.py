@@ -85,6 +85,11 @@ class Census:
         self._usual: dict[Hashable, Ran] = {}
         self._lock = threading.Lock()
 
+    def has(self, streams: Hashable) -> bool:
+        """Whether a full call of these streams was seen."""
+        with self._lock:
+            return streams in self._usual
+
     def missing(self, streams: Hashable, ran: Ran, n_blocks: int, n_replaced: int) -> str | None:
         """What of it is not as it should be, as `BlocksMissingError.how_many`; None if all is well.
 

@@ -56,11 +56,6 @@ class Call:
     latent: Latent | None = None
     renoised: bool = False
 
-    def weight(self, decided_at: float | None) -> float:
-        """What an error at this call costs the final picture, 1 on the run's average, where that is decided at
-        `decided_at` (`schedule.Schedule`)."""
-        return self.schedule.weight(self.step, decided_at)
-
     def rows_of(self, samples: Sequence[int]) -> list[int]:
         wanted = set(samples)
         return [row for row in range(len(self.streams)) if row % self.n_samples in wanted]

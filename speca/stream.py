@@ -85,7 +85,7 @@ class Stream:
 
     def weight(self, call: Call) -> float:
         """What an error at `call` costs the final picture, as far as the run's pictures tell."""
-        return call.weight(self.undecided.decided_at)
+        return self.weight_at(call, call.step)
 
     def weight_at(self, call: Call, step: int) -> float:
         """The same of another step of the run."""

@@ -47,7 +47,7 @@ def test_the_level_of_noise_comes_with_the_latent():
     call = called()
     level = SamplingPath(NoisePrediction(), SIGMAS).level(2.0)
     assert (call.latent.carry, call.latent.spread) == (level.carry, level.spread)
-    assert call.weight(5.0) == SamplingPath(NoisePrediction(), SIGMAS).schedule.weight(1, 5.0)
+    assert call.schedule.weight(call.step, 5.0) == SamplingPath(NoisePrediction(), SIGMAS).schedule.weight(1, 5.0)
 
 
 @pytest.mark.parametrize("latent", [[torch.zeros(4, 3, 8, 8)], torch.zeros(2, 3, 8, 8)], ids=["a list", "other rows"])

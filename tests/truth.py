@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from speca.session import Session
-from speca.verify import relative_l2
+from speca.verify import worst_tensor
 
 WRONG = 0.3
 
@@ -73,7 +73,7 @@ def told() -> Iterator[list[Told]]:
         carried = [stream.errors.carried(call.renoised) for stream in self.streams.of(call)]
         output = native(self, call, network)
         exact = network.full(None, False).output
-        errors = torch.stack([relative_l2(o, e) for o, e in zip(output, exact, strict=True)]).amax(dim=0).tolist()
+        errors = worst_tensor("relative_l2", output, exact).tolist()
         weights = [stream.weight(call) for stream in self.streams.of(call)]
         for sample, row in enumerate(self.tally.record().calls[-1].rows):
             rows = call.rows_of([sample])

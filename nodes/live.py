@@ -63,9 +63,10 @@ class Live:
             run = self._runs.get(header.run_id)
             if run is None:
                 run = self._runs[header.run_id] = _Run(header)
-            run.calls.append(call)
+            if call.call not in run.calls:
+                run.n_rows += len(call.rows)
+            run.calls[call.call] = call
             run.totals = totals
-            run.n_rows += len(call.rows)
             self._forget_oldest()
         self._post("call", header, call, totals)
 
@@ -126,7 +127,7 @@ class _Run:
     def __init__(self, header: events.RunHeader) -> None:
         self.header = header
         self.status: events.Status = "running"
-        self.calls: list[events.CallRecord] = []
+        self.calls: dict[int, events.CallRecord] = {}
         self.totals = events.Totals(0, 0, 0, 0, 0.0, None, 0)
         self.n_rows = 0
 
@@ -134,13 +135,13 @@ class _Run:
     def of(cls, record: events.RunRecord) -> _Run:
         run = cls(record.header)
         run.status = record.status
-        run.calls = list(record.calls)
+        run.calls = {call.call: call for call in record.calls}
         run.totals = record.totals
         run.n_rows = sum(len(call.rows) for call in record.calls)
         return run
 
     def record(self) -> events.RunRecord:
-        return events.RunRecord(self.header, self.status, tuple(self.calls), self.totals)
+        return events.RunRecord(self.header, self.status, tuple(self.calls.values()), self.totals)
 
 
 def _payloads(items: Iterable[tuple[Any, ...]]) -> Iterable[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .events import CallRecord, RunRecord
-from .witness import TrueError, Witness
+from .witness import Witness
 from .words import why_nothing_skipped
 
 VERSION = 1
@@ -148,7 +148,7 @@ def report(figures: Figures, record: RunRecord | None, witness: Witness | None =
         "latent_error": _told(figures.latent_error),
         "run": None if record is None else _run(record),
         "true_errors": None if witness is None else _true_errors(witness),
-        "calls": [_call(call, () if witness is None else witness.seen.get(call.call, ())) for call in calls],
+        "calls": [_call(call) for call in calls],
     }
     return told
 
@@ -176,13 +176,14 @@ def _run(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _call(call: CallRecord, seen: Sequence[TrueError]) -> dict[str, Any]:
+def _call(call: CallRecord) -> dict[str, Any]:
     """A call by its worst sample."""
     row = max(call.rows, key=lambda row: (row.outcome == call.outcome, row.error or 0.0))
     told = {"call": call.call, "step": call.step, "sigma": _told(call.sigma), "outcome": call.outcome}
-    told |= {name: _told(value) for name, value in row.figures.items() if name != "limit"}
+    told |= {name: _told(row.figures[name]) for name in ("error", "threshold") if name in row.figures}
+    seen = [row for row in call.rows if row.true is not None]
     if seen:
-        worst = max(seen, key=lambda error: error.true)
+        worst = max(seen, key=lambda row: row.true or 0.0)
         told |= {"judged": _told(worst.judged), "true": _told(worst.true)}
     return told
 

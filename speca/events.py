@@ -52,7 +52,9 @@ class Row:
     """What happened to one sample in one call.
 
     `error` and `threshold` are dimensionless ratios; `error` is None where nothing was verified, and infinite
-    where the forecast was not a number. `limit` is the figure a reason speaks of (8 in "8 in a row").
+    where the forecast was not a number. `limit` is the figure a reason speaks of (8 in "8 in a row"). Where a witness
+    saw the call (`witness`), `judged` is what the check took this call's own error for, and `true` what it was; both
+    before weights and sums.
     Reasons are codes, put into words by `REASONS` here and by the locales of the panel.
     """
 
@@ -62,11 +64,19 @@ class Row:
     error: float | None = None
     threshold: float | None = None
     limit: float | None = None
+    judged: float | None = None
+    true: float | None = None
 
     @property
     def figures(self) -> dict[str, float]:
         """Those that are known, by name."""
-        named = {"error": self.error, "threshold": self.threshold, "limit": self.limit}
+        named = {
+            "error": self.error,
+            "threshold": self.threshold,
+            "limit": self.limit,
+            "judged": self.judged,
+            "true": self.true,
+        }
         return {name: value for name, value in named.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -232,7 +242,10 @@ class RunRecord:
 
 
 class Listener(Protocol):
-    """Is told of a run while it happens, on the sampling thread: must return at once and never raise."""
+    """Is told of a run while it happens, on the sampling thread: must return at once and never raise.
+
+    A call that is told again has become known better (its true errors).
+    """
 
     def run_started(self, header: RunHeader) -> None: ...
 

@@ -80,6 +80,13 @@ class Tally:
         self._tell("call_made", self.header, record, totals)
         return record
 
+    def amend(self, call: CallRecord) -> None:
+        """A call that was counted, with what has become known of it since."""
+        with self._lock:
+            self._calls[call.call] = call
+            totals = self.totals()
+        self._tell("call_made", self.header, call, totals)
+
     def totals(self) -> Totals:
         """Counts so far. A call counts as its dearest outcome: one rejected sample makes it a rejected call."""
         with self._lock:

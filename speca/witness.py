@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .call import Network, Tensors
 from .events import CallRecord
@@ -35,6 +35,11 @@ class Witness:
         self.seconds = 0.0
         self._metric = metric
         self._clock = clock
+        self._tell: Callable[[CallRecord], None] = lambda call: None
+
+    def tells(self, tell: Callable[[CallRecord], None]) -> None:
+        """`tell` is given each call that was seen, its true errors in its rows."""
+        self._tell = tell
 
     def run_clock(self) -> float:
         """Seconds without those of the witness."""
@@ -45,9 +50,19 @@ class Witness:
         began = self._clock()
         exact = network.full(None, False).output
         by_row = worst_tensor(self._metric, output, exact).tolist()
-        self.seen[call.call] = tuple(
-            TrueError(row.sample, max(judged[row.sample :: n_samples]), max(by_row[row.sample :: n_samples]))
+        errors = {
+            row.sample: TrueError(
+                row.sample, max(judged[row.sample :: n_samples]), max(by_row[row.sample :: n_samples])
+            )
             for row in call.rows
             if row.outcome == "accepted"
-        )
+        }
+        self.seen[call.call] = tuple(errors.values())
         self.seconds += self._clock() - began
+        rows = (
+            replace(row, judged=errors[row.sample].judged, true=errors[row.sample].true)
+            if row.sample in errors
+            else row
+            for row in call.rows
+        )
+        self._tell(replace(call, rows=tuple(rows)))

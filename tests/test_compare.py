@@ -458,10 +458,17 @@ class TestTrueErrors:
         """Against `truth`, which computes them from outside."""
         asked = edited(edited(graph(), "1", batch_size=batch), "7", true_errors=True)
         with truth.told() as told:
-            run = report(graphs.run(asked))
+            run = report(result := graphs.run(asked))
         by_call = [told[i : i + batch] for i in range(0, len(told), batch)]
         assert len(by_call) == len(run["calls"]) == STEPS
         n_accepted = 0
+        record = json.loads(result.outputs["7"]["speca"][0])
+        assert [call["call"] for call in record["calls"]] == list(range(STEPS))
+        # As the panel is told them: of each sample.
+        shown = [row.get("true") for call in record["calls"] for row in call["rows"]]
+        assert [value is None for value in shown] == [sample.outcome != "accepted" for sample in told]
+        known = [sample.true for sample in told if sample.outcome == "accepted"]
+        assert [value for value in shown if value is not None] == pytest.approx(known, rel=1e-3)
         for call, samples in zip(run["calls"], by_call, strict=True):
             accepted = [sample.true for sample in samples if sample.outcome == "accepted"]
             n_accepted += len(accepted)
@@ -488,7 +495,10 @@ class TestTrueErrors:
         network = SimpleNamespace(full=lambda *args: SimpleNamespace(output=(2 * torch.ones(2, 3),)))
         rows = (Row(0, "full", "warm_up"), Row(1, "accepted", "within", 0.1, 0.2))
         record = CallRecord(4, 0, 1.0, (0,), 1.0, 1.0, rows)
+        amended: list[CallRecord] = []
+        witness.tells(amended.append)
         witness.see(record, 2, [0.3, 0.4], output, network)
+        assert [(row.judged, row.true) for row in amended[0].rows] == [(None, None), (0.4, pytest.approx(0.5))]
         assert witness.seen == {4: (TrueError(1, 0.4, pytest.approx(0.5)),)}
         assert witness.seconds == 1.0
         assert witness.run_clock() == 1.0

@@ -208,6 +208,17 @@ def test_a_running_run_is_kept_as_far_as_it_is(listener):
     assert [c.call for c in listener.run("r0").calls] == [0]
 
 
+def test_a_call_that_is_told_again_is_one_call_with_what_has_become_known(listener, wire):
+    run, seen = header(), events.Row(0, "accepted", "within", 0.1, 0.2, judged=0.1, true=0.08)
+    listener.run_started(run)
+    for made in (call(0), call(1, [events.Row(0, "accepted", "within", 0.1, 0.2)]), call(1, [seen])):
+        listener.call_made(run, made, totals(made.call + 1))
+    assert [made.rows[0].true for made in listener.run("r0").calls] == [None, 0.08]
+    listener.run_ended(listener.run("r0"))
+    sent = [made for p in wire.wait_for_end() if p["type"] == "calls" for made in p["calls"]]
+    assert sent[-1]["rows"][0] | {"judged": 0.1, "true": 0.08} == sent[-1]["rows"][0]
+
+
 def test_the_last_twenty_runs_are_kept(listener):
     for i in range(25):
         play(listener, header(f"r{i}"), [call(0)])
@@ -302,7 +313,10 @@ def _every_kind_of_event() -> dict:
     a = call(0, [events.Row(0, "full", "warm_up"), events.Row(1, "full", "warm_up")])
     b = call(
         1,
-        [events.Row(0, "accepted", "within", 0.05, 0.19), events.Row(1, "rejected", "over", 0.31, 0.19)],
+        [
+            events.Row(0, "accepted", "within", 0.05, 0.19, judged=0.05, true=0.034),
+            events.Row(1, "rejected", "over", 0.31, 0.19),
+        ],
         window=0,
     )
     c = call(

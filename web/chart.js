@@ -6,6 +6,9 @@
  *
  * Outcomes differ by shape before they differ by colour: a square is a computed call, a dot an accepted forecast, a
  * square with a triangle a rejected forecast and the computation that followed.
+ *
+ * Where the true errors of a run are known, a second plot has them beside the judged ones, each of its call alone: what
+ * stands under the threshold are sums.
  */
 
 import { reason } from "./words.js"
@@ -16,6 +19,7 @@ const DEAREST_FIRST = ["rejected", "full", "accepted"]
 /** Space in CSS pixels. */
 export const SPACE = {
   plot: 84,
+  truth: 44,
   gap: 7,
   lane: 14,
   laneGap: 3,
@@ -39,8 +43,8 @@ export const MAX_LANES = 8
  *
  * @param {Run[]} runs one or two runs of the reducer's state
  * @param {{width: number, plot?: number, axis?: boolean, maxLanes?: number}} options pixels; `axis` adds figures
- * @returns {Geometry} lanes, cells, marks (errors), thresholds, pending columns (planned: to be computed), ticks, all in
- *   pixels
+ * @returns {Geometry} lanes, cells, marks (errors), thresholds, pending columns (planned: to be computed), truths (judged
+ *   and true errors of single calls), ticks, all in pixels
  */
 export function geometry(runs, { width, plot = SPACE.plot, axis = false, maxLanes = MAX_LANES }) {
   const tables = runs.map(tableOf)
@@ -63,12 +67,19 @@ export function geometry(runs, { width, plot = SPACE.plot, axis = false, maxLane
   const base = SPACE.top + plot
   const yOf = (value) => base - Math.min(1, value / max) * plot
 
+  const seen = several ? [] : allLanes.flatMap((lane) => lane.items.filter(({ row }) => row.true !== null && row.judged !== null))
+  const truthBase = seen.length > 0 ? base + SPACE.gap + SPACE.truth : base
+  const mostSeen = seen.reduce((most, { row }) => Math.max(most, row.judged, row.true), 0) || 1
+  const truthY = (value) => truthBase - (value / mostSeen) * (SPACE.truth - 4)
+  const truths = seen.map(({ column, row }) => ({ x: centre(column), judged: truthY(row.judged), true: truthY(row.true) }))
+
+  const below = truthBase + SPACE.gap
   lanes.forEach((lane, i) => {
-    lane.y = base + SPACE.gap + i * (SPACE.lane + SPACE.laneGap)
+    lane.y = below + i * (SPACE.lane + SPACE.laneGap)
     lane.h = SPACE.lane
     lane.label = { several, group: lane.group, sample: lane.sample, run: lane.run }
   })
-  const bottom = base + SPACE.gap + Math.max(1, lanes.length) * (SPACE.lane + SPACE.laneGap) - SPACE.laneGap
+  const bottom = below + Math.max(1, lanes.length) * (SPACE.lane + SPACE.laneGap) - SPACE.laneGap
   const height = bottom + (axis ? SPACE.ticks : SPACE.edge)
 
   const cells = []
@@ -127,7 +138,7 @@ export function geometry(runs, { width, plot = SPACE.plot, axis = false, maxLane
     const ahead = run.status === "running" ? (run.totals?.spending?.plan ?? []) : []
     const planned = new Set(ahead.map((column) => Math.floor((columns - 1 + column) / perBin)))
     for (let bin = Math.ceil(tables[0].columns / perBin); bin < nBins; bin += 1) {
-      for (const lane of lanes.length > 0 ? lanes : [{ y: base + SPACE.gap, h: SPACE.lane }]) {
+      for (const lane of lanes.length > 0 ? lanes : [{ y: below, h: SPACE.lane }]) {
         const x = left + bin * binPitch + cellGap / 2
         pending.push({ x, y: lane.y, w: binPitch - cellGap, h: lane.h, planned: planned.has(bin) })
       }
@@ -152,6 +163,8 @@ export function geometry(runs, { width, plot = SPACE.plot, axis = false, maxLane
     cells,
     marks,
     thresholds,
+    truths,
+    truthBase,
     pending,
     valueTicks: axis ? ticks(max).map((value) => ({ value, y: yOf(value) })) : [],
     callTicks: axis ? callTicks(total).map((column) => ({ column, x: centre(column) })) : []
@@ -275,6 +288,9 @@ export function describe(words, cell, run, names = null) {
   if (!["within", "over"].includes(row.reason)) {
     if (row.error !== null) parts.push(words("tip.error", { error: words.number(row.error) }))
     if (row.threshold !== null) parts.push(words("tip.threshold", { threshold: words.number(row.threshold) }))
+  }
+  if (row.judged !== null && row.true !== null) {
+    parts.push(words("tip.truth", { judged: words.number(row.judged), true: words.number(row.true) }))
   }
   if (call.ms !== null) parts.push(`${call.ms < 100 ? words.number(call.ms, 2) : words.fixed(call.ms, 0)} ms`)
   return parts.join(" · ")
@@ -518,6 +534,18 @@ function picture(shape, runs, words, active) {
       spec.push(["path", `heads${key}`, { class: `speca-heads ${kept}`, d: heads, "data-n": String(marks.length) }])
       if (beyond.length > 0) spec.push(["path", `beyond${key}`, { class: `speca-beyond ${kept}`, d: beyond.join("") }])
     }
+  }
+
+  if (shape.truths.length > 0) {
+    const at = { x1: shape.left, x2: shape.right, y1: shape.truthBase, y2: shape.truthBase }
+    spec.push(["line", "truth-floor", { class: "speca-grid", ...at }])
+    const small = Math.min(size, 2.4)
+    const between = shape.truths.map(({ x, judged, true: truth }) => `M${round(x)},${round(judged)}V${round(truth)}`)
+    const dots = shape.truths.map(({ x, judged }) => disc(x, judged, small))
+    const rings = shape.truths.map(({ x, true: truth }) => disc(x, truth, small + 0.8))
+    spec.push(["path", "truth-between", { class: "speca-stems speca-accepted", d: between.join("") }])
+    spec.push(["path", "truth-judged", { class: "speca-judged speca-accepted", d: dots.join("") }])
+    spec.push(["path", "truth", { class: "speca-truth", d: rings.join(""), "data-n": String(rings.length) }])
   }
 
   for (const lane of shape.lanes) {

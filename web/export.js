@@ -4,7 +4,7 @@ import { toRecord } from "./reducer.js"
 
 const COLUMNS = [
   "run_id", "call", "step", "sigma", "conds", "window", "sample", "outcome", "reason", "error", "threshold", "limit",
-  "ms", "full_ms"
+  "judged", "true", "ms", "full_ms"
 ]
 
 /** The run as the JSON that `SpeCaReport` and the route give. */

@@ -6,7 +6,7 @@
 import { createChart, geometry } from "./chart.js"
 import { fileName, toCsv, toJson } from "./export.js"
 import { totalsOf } from "./reducer.js"
-import { cost, counts, speedup, spending } from "./words.js"
+import { cost, counts, speedup, spending, truth } from "./words.js"
 
 const NODE_PADDING = 9
 const NODE_GAP = 4
@@ -35,17 +35,21 @@ function createTotals() {
 
 function createLegend() {
   const dom = element("div", "speca-legend")
-  const items = ["full", "accepted", "rejected"].map((kind) => {
+  const items = ["full", "accepted", "rejected", "truth"].map((kind) => {
     const item = element("span", "speca-key")
     const name = document.createElement("span")
     item.append(sign(kind), name)
     dom.append(item)
-    return [kind, name]
+    return [kind, item, name]
   })
   return {
     dom,
-    update(words) {
-      for (const [kind, name] of items) write(name, words(`legend.${kind}`))
+    /** `run`: whose signs are explained; those that are always there also without one. */
+    update(words, run) {
+      for (const [kind, item, name] of items) {
+        write(name, words(`legend.${kind}`))
+        if (kind === "truth") item.hidden = run === null || truth(words, run) === ""
+      }
     }
   }
 }
@@ -61,7 +65,7 @@ function writeNote(note, run, words, hiddenLanes) {
   if (run.note) odd.push(run.note)
   if (run.newer) odd.push(words("note.newer"))
   const more = hiddenLanes > 0 ? words("more_rows", { n: hiddenLanes }) : ""
-  write(note, [spending(words, run, totals), ...odd, more].filter(Boolean).join(" "))
+  write(note, [spending(words, run, totals), truth(words, run), ...odd, more].filter(Boolean).join(" "))
   note.classList.toggle("speca-quiet", odd.length === 0 && !totals.spending?.missed)
 }
 
@@ -132,7 +136,7 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
     update({ run, choices: offered }, words) {
       open.title = words("open_panel")
       open.setAttribute("aria-label", open.title)
-      legend.update(words)
+      legend.update(words, run)
       write(empty, words("empty"))
       empty.hidden = run !== null
       chart.dom.hidden = run === null
@@ -300,7 +304,7 @@ export function createRunsPanel({ nameOf, canCopy, copy, onShow }) {
     chart.update(other ? [run, other] : [run], words)
     writeNote(note, run, words, 0)
     note.hidden = note.textContent === ""
-    legend.update(words)
+    legend.update(words, other ? null : run)
 
     write(copyButton, words("panel.copy"))
     copyButton.disabled = !canCopy(run)
@@ -482,6 +486,10 @@ function sign(kind) {
     rejected: [
       ["rect", { x: 1, y: 1, width: 10, height: 10, rx: 2.5, class: "speca-body" }],
       ["path", { d: "M6,2L10,9.4H2z", class: "speca-sign" }]
+    ],
+    truth: [
+      ["circle", { cx: 3, cy: 8.5, r: 2.2, class: "speca-body speca-accepted" }],
+      ["circle", { cx: 8.5, cy: 4, r: 2.6, class: "speca-truth" }]
     ]
   }
   for (const [tag, attributes] of shapes[kind]) {

@@ -161,15 +161,23 @@ function withCalls(run, calls) {
     if (call === null) continue
     known ??= new Map(run.calls.map((each) => [each.call, each]))
     const before = known.get(call.call)
-    // A doubled event changes nothing; one that lists more rows than the first (the whole record) adds them.
-    if (before && before.rows.length >= call.rows.length) continue
     if (!before && known.size >= MAX_CALLS) continue
-    known.set(call.call, call)
+    known.set(call.call, before ? withMore(before, call) : call)
   }
   if (known === null) return run
   const sorted = [...known.values()].sort((a, b) => a.call - b.call)
   const same = sorted.length === run.calls.length && sorted.every((call, i) => call === run.calls[i])
   return same ? run : { ...run, calls: sorted }
+}
+
+/** A doubled event changes nothing; what it knows beyond the first (more rows, true errors) is added. */
+function withMore(before, call) {
+  const fresh = call.rows.filter((row, i) => i >= before.rows.length || (row.true !== null && before.rows[i].true === null))
+  if (fresh.length === 0) return before
+  const rows = Array.from({ length: Math.max(before.rows.length, call.rows.length) }, (_, i) =>
+    fresh.includes(call.rows[i]) ? call.rows[i] : before.rows[i]
+  )
+  return { ...before, n_samples: Math.max(before.n_samples, call.n_samples), rows }
 }
 
 function withTotals(run, value) {
@@ -265,7 +273,9 @@ function callOf(value) {
       reason: text(each.reason) ?? "",
       error: number(each.error),
       threshold: number(each.threshold),
-      limit: number(each.limit)
+      limit: number(each.limit),
+      judged: number(each.judged),
+      true: number(each.true)
     })
   }
   if (rows.length === 0) return null

@@ -89,6 +89,18 @@ export function spending(words, run, totals) {
   })
 }
 
+/** "True errors: 0.9 times the judged ones (median), 1.6 times at most.": of a run that a witness saw, else "". */
+export function truth(words, run) {
+  const ratios = []
+  for (const { rows } of run.calls) {
+    for (const row of rows) if (row.true !== null && row.judged > 0) ratios.push(row.true / row.judged)
+  }
+  if (ratios.length === 0) return ""
+  ratios.sort((a, b) => a - b)
+  const middle = (ratios[(ratios.length - 1) >> 1] + ratios[ratios.length >> 1]) / 2
+  return words("truth", { median: words.number(middle, 2), most: words.number(ratios.at(-1), 2) })
+}
+
 /** "9.8 s · 0.17 GB"; of a run that goes on only the time, to leave room for how far it is. */
 export function cost(words, run, totals) {
   const parts = []

@@ -229,7 +229,10 @@ class Attachment:
         )
         witness = _witness.get()
         clock = clock_of(device) if witness is None else witness.run_clock
-        return Session(config, header, self._listener, placement, clock, witness, worst)
+        session = Session(config, header, self._listener, placement, clock, witness, worst)
+        if witness is not None:
+            witness.tells(session.tally.amend)
+        return session
 
     def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
         wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})

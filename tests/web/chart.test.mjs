@@ -4,7 +4,7 @@ import test from "node:test"
 
 import { describe, geometry, labelPlace, laneName, MAX_LANES, neighbour, SPACE } from "../../web/chart.js"
 import { emptyState, reduce } from "../../web/reducer.js"
-import { bytes, cost, counts, makeWords, reason, speedup, spending } from "../../web/words.js"
+import { bytes, cost, counts, makeWords, reason, speedup, spending, truth } from "../../web/words.js"
 
 const read = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"))
 const languages = ["en", "zh", "ja"]
@@ -80,6 +80,37 @@ test("what a run may take and what is left of it, in words", () => {
     assert.match(said, /3×.*4/)
     assert.doesNotMatch(said, /[{}]/)
   }
+})
+
+const seen = (judged, truly) => ({ ...row("accepted", 0.1), judged, true: truly })
+
+test("true errors stand beside the judged ones, on one scale, in a place of their own", () => {
+  const calls = [[row("full")], [seen(0.02, 0.04)], [seen(0.03, 0.03)], [row("rejected", 0.3)]]
+  const shown = run(calls)
+  const shape = geometry([shown], { width: WIDTH })
+  assert.deepEqual(shape.truths.map(({ x }) => x), shape.marks.slice(0, 2).map(({ x }) => x))
+  const height = (y) => shape.truthBase - y
+  const [first, second] = shape.truths
+  assert.ok(Math.abs(height(first.true) / height(first.judged) - 2) < 1e-9)
+  assert.equal(second.judged, second.true)
+  for (const { judged, true: truly } of shape.truths) {
+    for (const y of [judged, truly]) assert.ok(y > shape.base && y <= shape.truthBase)
+  }
+  assert.ok(shape.lanes[0].y > shape.truthBase)
+  insideOf(shape)
+  assert.match(describe(words, shape.cells[1], shown), / · alone: judged 0.02, truly 0.04 · /)
+
+  const without = geometry([run([[row("full")], [row("accepted", 0.1)]])], { width: WIDTH })
+  assert.deepEqual(without.truths, [])
+  assert.equal(shape.height - without.height, SPACE.truth + SPACE.gap)
+  assert.deepEqual(geometry([shown, shown], { width: WIDTH }).truths, [])
+})
+
+test("how true the judged errors were, in words", () => {
+  const shown = run([[row("full")], [seen(0.02, 0.04)], [seen(0.03, 0.03)], [seen(0.1, 0.05)], [seen(0, 0.1)]])
+  assert.equal(truth(words, shown), "True errors: 1 times the judged ones (median), at most 2 times.")
+  assert.equal(truth(words, run([[row("full")], [row("accepted", 0.1)]])), "")
+  for (const language of languages) assert.match(truth(makeWords(dictionaries, language), shown), /1 .*2/)
 })
 
 test("no run at all is drawn as nothing", () => {

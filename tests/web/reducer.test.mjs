@@ -83,6 +83,16 @@ test("doubled events change nothing", () => {
   for (const event of [run_started, calls, run_ended, { type: "record", record }]) assert.equal(reduce(once, event), once)
 })
 
+test("a call that is told again with its true errors has them, in whatever order, and keeps its other rows", () => {
+  const rows = [0, 1].map((sample) => ({ sample, outcome: "accepted", reason: "within", error: 0.1, threshold: 0.2 }))
+  const first = { ...calls, calls: [call(0, rows)] }
+  const seen = { ...calls, calls: [call(0, [{ ...rows[0], judged: 0.1, true: 0.09 }])] }
+  for (const order of [[first, seen], [seen, first], [first, seen, first, seen]]) {
+    const told = runOf(play(run_started, ...order)).calls[0]
+    assert.deepEqual(told.rows.map((row) => [row.judged, row.true]), [[0.1, 0.09], [null, null]])
+  }
+})
+
 test("nothing is changed in place", () => {
   let state = frozen(emptyState())
   for (const event of [run_started, calls, run_ended, { type: "queued", prompt_id: "p", tab: "t" }]) {
@@ -130,7 +140,7 @@ test("what is wrong inside an event is left out, the rest is shown", () => {
   const run = runOf(play(run_started, odd))
   assert.deepEqual(run.calls.map((each) => each.call), [4, 5])
   assert.deepEqual([run.calls[0].sigma, run.calls[0].conds, run.calls[0].ms], [null, [], null])
-  assert.deepEqual(run.calls[1].rows, [{ sample: 0, outcome: "accepted", reason: "", error: null, threshold: null, limit: null }])
+  assert.deepEqual(run.calls[1].rows, [{ sample: 0, outcome: "accepted", reason: "", error: null, threshold: null, limit: null, judged: null, true: null }])
 })
 
 test("a newer version is shown as far as it is understood, and says so", () => {
@@ -237,6 +247,7 @@ test("a run exported as CSV has a line per call and sample", () => {
   assert.deepEqual(column("call"), ["0", "0", "1", "1", "2", "2"])
   assert.deepEqual(column("sample"), ["0", "1", "0", "1", "0", "1"])
   assert.deepEqual(column("error"), ["", "", "0.05", "0.31", "", ""])
+  assert.deepEqual(column("true"), ["", "", "0.034", "", "", ""])
   assert.deepEqual(column("conds"), ["0+1", "0+1", "0+1", "0+1", "1", "1"])
   assert.ok(lines.every((line) => line.length === lines[0].length))
 })

@@ -37,6 +37,7 @@ class Call:
     streams: one key per row of the batch; row r holds sample `r % n_samples`, so a sample has a row per conditioning.
     kind: calls of one kind cost the same (shape of the batch); used to price a call that was not computed in full.
     schedule: the run's noise levels. level: this call's own, None if it is not known.
+    ahead: the sigma at which the sampler's step from here ends; None if its steps are not known to be Euler's.
     latent: what the sampler gave, (B, ...); None if it is not one tensor.
     renoised: the sampler adds fresh noise as it goes. The latent holds news then that no anchor can know: features are
         forecast relative to the embedded input, outputs relative to what follows from the latent alone.
@@ -53,6 +54,7 @@ class Call:
     window: int | None = None
     schedule: Schedule = UNKNOWN
     level: NoiseLevel | None = None
+    ahead: float | None = None
     latent: Latent | None = None
     renoised: bool = False
 

@@ -73,6 +73,11 @@ class History:
         """The anchor, if there is only one."""
         return self._anchors[0] if len(self._anchors) == 1 else None
 
+    def at(self, time: float | None) -> Anchor | None:
+        """The newest anchor, if it is of this time."""
+        newest = self._anchors[-1] if self._anchors else None
+        return newest if newest is not None and newest.time == time else None
+
     def clear(self) -> None:
         self._anchors = []
 

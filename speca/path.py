@@ -30,6 +30,11 @@ MANY_STEPS = 10.0
 STRAYED_STEPS = 3.0
 STRAYED_NOISE = 0.3
 
+# Steps count as Euler's if they end within this share of their length from where that leads. Those of a higher order
+# from earlier calls (dpmpp_2m, res_multistep) do, and spread over two steps come to the same; fresh noise and the cfg++
+# rule do not.
+EULERS_WITHIN = 0.3
+
 # So many jumps among so many evaluations are the sampler's way, which leaves nothing to forecast from.
 JUMPS_TO_GIVE_UP, OF_LAST = 4, 8
 
@@ -67,7 +72,10 @@ class SamplingPath:
         self._stride = 0.0
         self._reached = 0
         self._jumps: deque[bool] = deque(maxlen=OF_LAST)
+        self._began = False
+        self._ahead: float | None = None
         self.renoised = False
+        self.euler = True
 
     @property
     def keeps_jumping(self) -> bool:
@@ -116,8 +124,20 @@ class SamplingPath:
         jumped, last = False, self._last
         if last is not None and last.sigma > 0 and x.shape == last.x.shape:
             jumped = self._jumped(last, x, sigma)
+        elif self._began:
+            self.euler = False
+        self.euler = self.euler and (not self._began or _same(sigma, self._ahead))
+        self._began, self._ahead = True, self._end_of_step(sigma)
         self._jumps.append(jumped)
         return jumped
+
+    def ahead(self, sigma: float) -> float | None:
+        """The sigma at which the sampler's step from this evaluation ends; None if its steps are not all Euler's."""
+        return self._end_of_step(sigma) if self.euler else None
+
+    def _end_of_step(self, sigma: float) -> float | None:
+        step = min(self._reached, len(self._sigmas) - 2)
+        return self._sigmas[step + 1] if step >= 0 and _same(sigma, self._sigmas[step]) else None
 
     def leave(self, x: Tensor, sigma: float, denoised: Any) -> None:
         """After an evaluation: `denoised` is what the sampler gets for x, after guidance; of any kind."""
@@ -132,6 +152,7 @@ class SamplingPath:
     def _jumped(self, last: Seen, x: Tensor, sigma: float) -> bool:
         before, level = self.level(last.sigma), self.level(sigma)
         if before is None or level is None:
+            self.euler = False
             return False
         surprise, step = last.surprise(x, sigma)
         falls = sigma < last.sigma
@@ -140,6 +161,7 @@ class SamplingPath:
         variance, travelled = surprise.square().mean(), step.square().mean()
         variance, travelled, neighbours = torch.stack((variance, travelled, neighbours)).tolist()
         length, stride = math.sqrt(variance), math.sqrt(travelled)
+        self.euler = self.euler and length <= EULERS_WITHIN * stride
         longest, self._stride = max(stride, self._stride), stride
         white = abs(neighbours) < WHITE_BELOW * variance
         if white and falls and RENOISED_SHARE * due < length <= MOST_RENOISED * due:
@@ -157,6 +179,10 @@ class SamplingPath:
         surprise, step = seen.surprise(x, sigma)
         length = surprise.square().mean().sqrt()
         return bool(length > STRAYED_STEPS * step.square().mean().sqrt() + STRAYED_NOISE * level.noise)
+
+
+def _same(sigma: float, other: float | None) -> bool:
+    return other is not None and math.isclose(sigma, other, rel_tol=1e-5)
 
 
 def _between(sigma: float, start: float, end: float) -> bool:

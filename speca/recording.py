@@ -143,6 +143,8 @@ class RecordingSession(Session):
 class ReplaySession(Session):
     """Decides as any session does. What full calls compute comes from the recording, one round after the other."""
 
+    latents_stray = False
+
     def replay(self, recording: Recording) -> Iterator[Round]:
         """Its rounds, each to be asked again before the next one is taken."""
         for recorded in recording.rounds:

@@ -19,6 +19,7 @@ from torch import Tensor
 from .answer import Part, Speculated, answer, best_direct_shares, join
 from .call import Call, ForecastImpossibleError, Network, Tensors
 from .config import SpeCaConfig
+from .corrector import put_right
 from .draft import ANCHORS_TO_FORECAST, forecast
 from .events import Listener, Outcome, Plan, Row, RunHeader, RunRecord, Status
 from .pace import Pace
@@ -34,11 +35,14 @@ Agree = Callable[[Sequence[float], torch.device], list[float]]
 class Session:
     """State of one run. Thread-safe: ComfyUI may evaluate conditionings on several devices at once.
 
+    latents_stray: whether errors move the latents of the calls that follow.
     place: moves a kept tensor to where anchors live.
     clock: seconds; must wait for the device, or times would say when work was queued, not when it was done.
     agree: on the worst value at each place among all processes that run this network together.
     witness: is shown every call, to find out how wrong its answer truly is.
     """
+
+    latents_stray = True
 
     def __init__(
         self,
@@ -81,15 +85,17 @@ class Session:
             parts.append(answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked]))
         if computed:
             full_began = self._clock()
-            exact = self._compute(call, streams, network, computed)
+            exact, put_right = self._compute(call, streams, network, computed)
             full_seconds = self._clock() - full_began
-            parts.append(exact)
+            parts.append(put_right)
             if speculated is not None:
                 for row, share in best_direct_shares(speculated, exact).items():
                     streams[row].learn_direct_share(share)
         output = join(parts, len(streams))
         for i, stream in enumerate(streams):
-            stream.move_on(call, rows[i % call.n_samples], self.config.accumulate_error)
+            of_sample = rows[i % call.n_samples]
+            stream.answered(call, i, output, of_sample.outcome == "accepted")
+            stream.move_on(call, of_sample, self.config.accumulate_error)
         self._pace.made(call)
         record = self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes, plan)
         if self._witness is not None and accepted:
@@ -154,16 +160,20 @@ class Session:
                 verdicts[sample] = replace(verdicts[sample], outcome="full", reason="with_rejected")
         return verdicts
 
-    def _compute(self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]) -> Part:
-        """Run the samples' rows in full, and keep what later forecasts need."""
+    def _compute(
+        self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]
+    ) -> tuple[Part, Part]:
+        """Run the samples' rows in full, and keep what later forecasts need: (what the network computed, the same with
+        what the forecasts before it led astray put right)."""
         rows = call.rows_of(samples)
         keep = needs_anchor(self.config, call.progress)
         keep_embedded = keep and any(streams[row].needs_embedded for row in rows)
         exact = network.full(call.selection(rows), keep, keep_embedded)
+        strayed = [streams[row].strayed(call, row, exact, i, self.latents_stray) for i, row in enumerate(rows)]
         if keep and exact.features is not None:
             for i, row in enumerate(rows):
-                streams[row].keep(call, row, exact, i, self._place)
-        return Part(rows, exact.output)
+                streams[row].keep(call, row, exact, i, self._place, strayed[i] if self.latents_stray else None)
+        return Part(rows, exact.output), Part(rows, put_right(call, exact.output, strayed))
 
     def close(self, status: Status) -> RunRecord:
         """End the run and free the anchors."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .budget import FIRST_RATE, haste
 from .call import Call, Exact, Latent, Tensors
+from .corrector import Corrector, seen_from
 from .events import Row
 from .history import Anchor, History
 from .path import Seen
@@ -65,6 +66,7 @@ class Stream:
         self.round = 0
         self.seen: Seen | None = None
         self.undecided = Undecided()
+        self.corrector = Corrector()
         self.patience = Patience()
 
     def start_anew(self) -> None:
@@ -72,6 +74,7 @@ class Stream:
         self.history.clear()
         self.in_a_row, self.errors, self.seen = 0, ErrorSum(), None
         self.undecided.start_anew()
+        self.corrector.lose_track()
 
     @property
     def needs_embedded(self) -> bool:
@@ -121,8 +124,27 @@ class Stream:
         else:
             self.in_a_row, self.errors = 0, ErrorSum()
 
-    def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place) -> None:
-        """Record as an anchor what `exact` has in its row `i`, which is the batch's `row`."""
+    def answered(self, call: Call, row: int, output: Tensors, accepted: bool) -> None:
+        """The batch's `row` of the call's `output` went to the sampler: a forecast, or what was computed."""
+        if accepted and _own_latent(call, row, output) is not None:
+            self.corrector.accepted(call, output[0][row : row + 1])
+        elif accepted:
+            self.corrector.lose_track()
+
+    def strayed(self, call: Call, row: int, exact: Exact, i: int, computed_there: bool = True) -> Tensor | None:
+        """How far the forecasts since the last full call led the latent astray, (1, C, ...); None if nobody knows.
+
+        computed_there: whether `exact` was computed from the latent that strayed.
+        """
+        before = self.history.at(self.corrector.since)
+        if before is None or _own_latent(call, row, exact.output) is None:
+            return None
+        output = exact.output[0][i : i + 1]
+        return self.corrector.strayed(call, before.output[0].to(output.device), output, computed_there)
+
+    def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place, strayed: Tensor | None = None) -> None:
+        """Record as an anchor what `exact` has in its row `i`, which is the batch's `row`, as seen from where the
+        latent is put right."""
         alone = exact.output[0].shape[0] == 1
         latent = _own_latent(call, row, exact.output)
         if latent is not None and call.level is not None:
@@ -146,10 +168,15 @@ class Stream:
             )
         elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch
             features = tuple(f.clone() for f in features)
-        output = tuple(place(o[i : i + 1].clone()) for o in exact.output)
+        output = tuple(o[i : i + 1].clone() for o in exact.output)
+        if strayed is not None and latent is not None and call.level is not None:
+            output = (seen_from(call.level, output[0], strayed),)
+            latent = replace(latent, x=latent.x + strayed)
+        output = tuple(map(place, output))
         if latent is not None:
             latent = replace(latent, x=place(latent.x.clone()))
         self.history.record(Anchor(call.time, tuple(map(place, features)), output, latent, added))
+        self.corrector.computed(call)
 
 
 class Streams:

@@ -59,6 +59,7 @@ def describe(
         window=window[0] if window else None,
         schedule=path.schedule,
         level=level,
+        ahead=path.ahead(sigma),
         latent=Latent(latent, level.carry, level.spread)
         if level is not None and isinstance(latent, Tensor) and latent.shape[0] == shape[0]
         else None,

@@ -1,0 +1,125 @@
+"""What forecasts led astray, a computed call puts right: the corrector of a predictor-corrector method. Pure.
+
+Each accepted forecast moves the latent by its error, and nobody knows that error until the next computed call. Then the
+network's outputs at both ends of the gap are known, and what lies between them is told far better by the line that
+joins them than by the curve that went on from the first. The difference, step by step, is how far the latent strayed.
+
+The computed call hands it back: its output is moved so that the sampler's step ends where it would have ended from the
+latent put right, the picture that the network showed being kept. As in UniPC (arXiv 2302.04867, UniC) no call is spent
+on it. What later forecasts start from is the output that shows that picture from the latent put right.
+
+All this is known of samplers whose step is Euler's (`path.SamplingPath.ahead`), where x' = r x + (1 - r) D for the
+denoised picture D = latent_gain * x + output_gain * F and r = sigma' / sigma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .call import Call, Tensors
+from .schedule import NoiseLevel
+
+
+@dataclass
+class Corrector:
+    """Of one stream, from one computed call to the next.
+
+    since: the time of the computed call; None where track of the latent was lost.
+    `_end` is the sigma at which the last call's step ends. `_moved` is what all forecasts since have made of the
+    latent, (1, C, ...) in fp32; `_all` and `_late` are the same sums for an output of 1, and for one that grows from 0
+    by 1 per unit of time.
+    """
+
+    since: float | None = None
+    _end: float | None = None
+    _moved: Tensor | None = None
+    _all: float = 0.0
+    _late: float = 0.0
+
+    def computed(self, call: Call) -> None:
+        """A computed call begins a new gap."""
+        self.since, self._end, self._moved, self._all, self._late = call.time, call.ahead, None, 0.0, 0.0
+
+    def accepted(self, call: Call, output: Tensor) -> None:
+        """A forecast, (1, C, ...), was handed to the sampler."""
+        step, late = self._step_of(call), self._since(call)
+        if step is None or late is None:
+            self.lose_track()
+            return
+        moved = output.float() * step.gain
+        self._moved = moved if self._moved is None else self._moved.mul_(step.held).add_(moved)
+        self._all = step.held * self._all + step.gain
+        self._late = step.held * self._late + step.gain * late
+        self._end = call.ahead
+
+    def lose_track(self) -> None:
+        """Until the next computed call."""
+        self.since = self._moved = None
+
+    def strayed(self, call: Call, before: Tensor, output: Tensor, computed_there: bool = True) -> Tensor | None:
+        """How far the latent of this computed call lies from where it should, (1, C, ...) in fp32; None if unknown.
+
+        before, output: what the network makes at both ends of the gap, (1, C, ...). Where it was `computed_there`, at
+        the latent that strayed, the output from the right one with the picture kept differs by -latent_gain /
+        output_gain of the distance; so the distance is on both sides of the equation, and is solved for.
+        """
+        lasted = self._since(call)
+        if self._moved is None or call.level is None or not lasted or self._step_of(call) is None:
+            return None
+        late = self._late / lasted
+        should = before.float() * (self._all - late) + output.float() * late
+        pull = late * call.level.latent_gain / call.level.output_gain if computed_there else 0.0
+        return (should - self._moved) / (1 + pull) if 1 + pull > 0 else None
+
+    def _since(self, call: Call) -> float | None:
+        return None if self.since is None else call.time - self.since
+
+    def _step_of(self, call: Call) -> Step | None:
+        """That of this call, if it stands where the last call's was to end."""
+        there = self._end is not None and abs(call.sigma - self._end) <= 1e-4 * self._end
+        return Step.of(call) if there else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Euler's, x' = r x + (1 - r) D.
+
+    kept: r, how much of the latent remains where the picture D is held. held: how much where the output is. gain: what
+    an output of 1 adds.
+    """
+
+    kept: float
+    held: float
+    gain: float
+
+    @classmethod
+    def of(cls, call: Call) -> Step | None:
+        """None where it is not known."""
+        if call.level is None or call.ahead is None:
+            return None
+        kept = call.ahead / call.level.sigma
+        return cls(kept, kept + (1 - kept) * call.level.latent_gain, (1 - kept) * call.level.output_gain)
+
+
+def put_right(call: Call, output: Tensors, strayed: Sequence[Tensor | None]) -> Tensors:
+    """The output, (R, C, ...), that leads on to where the sampler would have come from latents put right.
+
+    strayed: by how much each row's latent is to be moved, (1, C, ...), or None. A step to sigma 0 forgets the latent,
+    so there is nothing to put right in it.
+    """
+    step = Step.of(call)
+    if step is None or step.kept == 0 or step.gain == 0 or all(each is None for each in strayed):
+        return output
+    moved = output[0].clone()
+    for i, each in enumerate(strayed):
+        if each is not None:
+            moved[i] += (step.kept / step.gain * each[0]).to(moved.dtype)
+    return (moved, *output[1:])
+
+
+def seen_from(level: NoiseLevel, output: Tensor, strayed: Tensor) -> Tensor:
+    """The output that shows the same picture from the latent put right, (1, C, ...)."""
+    return (output.float() - level.latent_gain / level.output_gain * strayed).to(output.dtype)

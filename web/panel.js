@@ -147,6 +147,9 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
         dom.dataset.status = run.status
         dom.dataset.run = run.run_id
         writeNote(note, run, words, chart.hiddenLanes())
+      } else {
+        delete dom.dataset.status
+        delete dom.dataset.run
       }
       note.hidden = run === null || note.textContent === ""
       choices.hidden = offered.length < 2

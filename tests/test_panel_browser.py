@@ -76,6 +76,12 @@ PLACE_OF = {
     "SpeCaReport": (890, 420),
     "SaveLatent": (1180, 60),
     "ConditioningConcat": (40, 380),
+    "SpeCaDemoLoadFlux": (40, 60),
+    "SpeCaDemoPrompt": (40, 200),
+    "SpeCaDemoLatent": (40, 380),
+    "VAELoader": (890, 620),
+    "VAEDecode": (1180, 300),
+    "PreviewImage": (1180, 420),
 }
 
 
@@ -800,6 +806,121 @@ def test_runs_are_chosen_compared_exported_and_copied(place: Place, window: Wind
         assert window.page.locator("[data-node-id='2'] input").first.input_value() == "0.300"
     window.page.keyboard.press("Control+z")
     window.wait("() => app.graph.getNodeById(2).widgets.find(w => w.name === 'threshold').value === 0.8")
+
+
+# -- the comparison with the run without SpeCa -------------------------------------------------------------------------
+
+
+def comparison_of(panel: Panel, status: str) -> str:
+    """What the panel says of its comparison, once that has the status."""
+    panel.window.wait(
+        "([el, status]) => { const it = el.querySelector('.speca-comparison'); return !it.hidden && it.dataset.status === status }",
+        panel.element,
+        status,
+    )
+    return panel.text("compared")
+
+
+def graph_of(window: Window) -> Any:
+    """The graph as it would be saved, without what a click and a taller panel change: which node lies on top, sizes."""
+    graph = window.page.evaluate("JSON.parse(JSON.stringify(app.graph.serialize()))")
+    nodes = [{key: value for key, value in each.items() if key != "size"} for each in graph.pop("nodes")]
+    return graph | {"nodes": sorted(nodes, key=lambda each: each["id"])}
+
+
+def test_compare_shows_the_run_without_speca_beside_it_and_leaves_the_graph_alone(place: Place, window: Window) -> None:
+    graph = chain(1, threshold=0.6)
+    graph["6"] = node("VAELoader", vae_name="pixel_space")
+    graph["7"] = node("VAEDecode", samples=["4", 0], vae=["6", 0])
+    graph["8"] = node("PreviewImage", images=["7", 0])
+    # pixel_space takes pictures of three channels for latents.
+    graph["1"] = node("SpeCaDemoLoadFlux")
+    graph["9"] = node("SpeCaDemoPrompt", model=["1", 0], emoji="fox", motion="any")
+    graph["10"] = node("SpeCaDemoLatent", model=["1", 0], batch_size=1)
+    graph["3"]["inputs"] |= {"latent_image": ["10", 0], "positive": ["9", 0], "negative": ["9", 1]}
+    window.load(place.workflow(graph), "with-and-without")
+    panel = window.panel(2)
+    assert not panel.element.query_selector(".speca-action-compare-uncached").is_visible()
+    window.click_run()
+    plain = panel.wait_for()
+    window.wait("() => !!app.nodeOutputs?.[8]")
+    shown = "JSON.stringify(Object.fromEntries(app.graph.nodes.map(({ id }) => [id, app.nodeOutputs[id]])))"
+    outputs = window.page.evaluate(shown)
+    before, saved = graph_of(window), len(list(place.server.base.glob("output/**/*")))
+
+    panel.element.query_selector(".speca-action-compare-uncached").click()
+    said = comparison_of(panel, "done")
+    run = place.run(panel.wait_for(other_than=plain))
+    assert re.fullmatch(r"Without SpeCa [\d.]+ s, with it [\d.]+ s: [\d.]+×\. PSNR [\d.]+ dB\.", said)
+    assert (run["node_id"], run["sampler_node_id"]) == ("2", "3.compare")
+    assert panel.choices() == []
+    assert graph_of(window) == before
+    assert window.page.evaluate(shown) == outputs
+    assert len(list(place.server.base.glob("output/**/*"))) == saved
+
+    # Of each accepted call its true error, in the chart, the tip and the legend.
+    seen = [call["call"] for call in run["calls"] if "true" in call["rows"][0]]
+    assert seen == [call["call"] for call in run["calls"] if call["outcome"] == "accepted"]
+    window.wait("([el, n]) => Number(el.querySelector('path.speca-truth')?.dataset.n) === n", panel.element, len(seen))
+    panel.element.query_selector_all(".speca-cell")[seen[0]].hover()
+    row = run["calls"][seen[0]]["rows"][0]
+    assert f"alone: judged {_figure(row['judged'])}, truly {_figure(row['true'])}" in panel.text("tip")
+    assert "times the judged ones" in panel.text("note")
+    picture = panel.element.query_selector(".speca-comparison img")
+    window.wait("([el]) => el.complete && el.naturalWidth > 700 && el.clientHeight > 100", picture)
+    inside, box = (each.bounding_box() for each in (picture, panel.element))
+    assert inside["y"] + inside["height"] <= box["y"] + box["height"] + 1
+    window.page.mouse.move(5, 5)
+    window.page.evaluate("app.canvas.ds.offset = [60, 20]; app.canvas.setDirty(true, true)")
+    window.page.wait_for_timeout(500)
+    window.shot("compared-with-uncached")
+
+    # The run is another one again: no comparison stands beside it.
+    window.click_run()
+    panel.wait_for(other_than=run["run_id"])
+    assert not panel.element.query_selector(".speca-comparison").is_visible()
+
+
+def test_compare_can_be_cancelled_and_leaves_nothing_behind(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain(loader={"batch_size": 8})), "cancelled-comparison")
+    panel = window.panel(2)
+    window.click_run()
+    plain = panel.wait_for()
+    before = graph_of(window)
+    window.set_widget(3, "steps", ENDLESS)
+    button = panel.element.query_selector(".speca-action-compare-uncached")
+    button.click()
+    window.wait(
+        "([el]) => /step \\d+,?\\d* of 10,000 with SpeCa/.test(el.querySelector('.speca-compared').textContent)",
+        panel.element,
+    )
+    assert button.inner_text() == "Cancel"
+    window.shot("comparing")
+    button.click()
+    assert comparison_of(panel, "cancelled") == "The comparison was cancelled."
+    interrupted = panel.wait_for("interrupted", other_than=plain)
+    assert place.server.get("/queue") == {"queue_running": [], "queue_pending": []}
+    assert button.inner_text() == "Compare"
+    window.set_widget(3, "steps", STEPS)
+    assert graph_of(window) == before
+    window.click_run()
+    panel.wait_for("finished", other_than=interrupted)
+
+
+def test_compare_says_why_it_cannot(place: Place, window: Window) -> None:
+    window.load(place.workflow(chain()), "not-compared")
+    panel = window.panel(2)
+    window.click_run()
+    panel.wait_for()
+    window.set_widget(3, "sampler_name", "dpm_2")
+    panel.element.query_selector(".speca-action-compare-uncached").click()
+    assert "KSampler leaves out a step with dpm_2" in comparison_of(panel, "refused")
+    window.set_widget(3, "sampler_name", "euler")
+    window.page.evaluate("app.graph.getNodeById(2).mode = 4")
+    panel.element.query_selector(".speca-action-compare-uncached").click()
+    window.wait(
+        "([el]) => /SpeCa node is bypassed/.test(el.querySelector('.speca-compared').textContent)", panel.element
+    )
 
 
 def test_the_tab_opens_with_its_runs_in_it(place: Place, window: Window) -> None:

@@ -4,9 +4,10 @@
  */
 
 import { createChart, geometry } from "./chart.js"
+import { isLive } from "./compare.js"
 import { fileName, toCsv, toJson } from "./export.js"
 import { totalsOf } from "./reducer.js"
-import { cost, counts, speedup, spending, truth } from "./words.js"
+import { compared, cost, counts, speedup, spending, truth } from "./words.js"
 
 const NODE_PADDING = 9
 const NODE_GAP = 4
@@ -29,6 +30,41 @@ function createTotals() {
       factor.title = words("speedup_hint")
       write(count, counts(words, run, totals))
       write(side, cost(words, run, totals))
+    }
+  }
+}
+
+/** A comparison with the run without SpeCa: how far it is, or its figures and pictures, or why there is none. */
+function createComparison({ onHeight }) {
+  const dom = element("div", "speca-comparison")
+  const said = element("div", "speca-compared")
+  said.setAttribute("role", "status")
+  const bar = document.createElement("progress")
+  const link = document.createElement("a")
+  link.target = "_blank"
+  link.rel = "noopener"
+  const picture = document.createElement("img")
+  picture.addEventListener("load", onHeight)
+  link.append(picture)
+  dom.append(said, bar, link)
+  return {
+    dom,
+    update(comparison, phase, imageUrl, words) {
+      dom.hidden = comparison === null
+      if (comparison === null) return
+      dom.dataset.status = comparison.status
+      write(said, compared(words, comparison, phase))
+      bar.hidden = !isLive(comparison)
+      bar.max = comparison.max || 1
+      bar.value = comparison.value
+      link.hidden = comparison.image === null
+      if (comparison.image === null) return
+      const url = imageUrl(comparison.image)
+      link.title = words("compare.open")
+      if (link.getAttribute("href") === url) return
+      link.href = url
+      picture.src = url
+      picture.alt = said.textContent
     }
   }
 }
@@ -74,28 +110,33 @@ function writeNote(note, run, words, hiddenLanes) {
 /**
  * The panel on a node.
  *
- * @param {{onOpen: () => void, onChoose: (key: string | null) => void, onHeight: () => void}} callbacks `onHeight`: the
+ * @param {object} callbacks `onOpen()`, `onChoose(key)`, `onCompare()`: the button, which also cancels; `onHeight()`: the
  *   panel needs another height than before
  */
-export function createNodePanel({ onOpen, onChoose, onHeight }) {
+export function createNodePanel({ onOpen, onChoose, onCompare, onHeight }) {
   const dom = element("div", "speca-panel")
   const totals = createTotals()
   const open = element("button", "speca-open")
   open.type = "button"
   open.append(icon("M2 3.5h10M2 7h10M2 10.5h6"))
   open.addEventListener("click", onOpen)
+  const compare = button("compare-uncached")
+  compare.addEventListener("click", onCompare)
   const choices = element("div", "speca-choices")
   const empty = element("div", "speca-empty")
   const chart = createChart({ onHeight: fit })
   const note = element("div", "speca-note")
   const legend = createLegend()
+  const comparison = createComparison({ onHeight: fit })
   const head = element("div", "speca-head")
   head.append(totals.dom, open)
-  dom.append(head, choices, empty, chart.dom, note, legend.dom)
+  const foot = element("div", "speca-node-foot")
+  foot.append(legend.dom, compare)
+  dom.append(head, choices, empty, chart.dom, note, foot, comparison.dom)
 
   const buttons = new Map()
   let wantedHeight = 0
-  for (const part of [choices, chart.dom, note, totals.dom]) part.hidden = true
+  for (const part of [choices, chart.dom, note, totals.dom, compare, comparison.dom]) part.hidden = true
 
   /** One button for as long as the panel lives: one that is made anew under a finger loses its click. */
   function buttonOf(key) {
@@ -117,7 +158,7 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
   }
 
   function minHeight() {
-    const parts = [head, choices, empty, note, legend.dom].filter((part) => !part.hidden)
+    const parts = [head, choices, empty, note, foot, comparison.dom].filter((part) => !part.hidden)
     // Not laid out yet, or squeezed for a moment while the node is being made: text would be measured as a column.
     const usual = (part) => (part === head ? 26 : 18)
     const height = (part) => {
@@ -132,8 +173,11 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
   return {
     dom,
     minHeight,
-    /** @param {{run: Run | null, choices: {key: string, name: string, chosen: boolean}[]}} shown */
-    update({ run, choices: offered }, words) {
+    /**
+     * @param {object} shown `run` or null; `choices`: {key, name, chosen}[]; `comparison` that is to be shown, or null, and
+     *   its `phase` ("queued", "speca", "uncached"); `imageUrl(image)`
+     */
+    update({ run, choices: offered, comparison: compared = null, phase, imageUrl }, words) {
       open.title = words("open_panel")
       open.setAttribute("aria-label", open.title)
       legend.update(words, run)
@@ -141,6 +185,11 @@ export function createNodePanel({ onOpen, onChoose, onHeight }) {
       empty.hidden = run !== null
       chart.dom.hidden = run === null
       totals.dom.hidden = run === null
+      compare.hidden = run === null
+      const live = compared !== null && isLive(compared)
+      write(compare, words(live ? "compare.cancel" : "compare.button"))
+      compare.title = words(live ? "compare.cancel_hint" : "compare.hint")
+      comparison.update(compared, phase, imageUrl, words)
       if (run !== null) {
         totals.update(run, words)
         chart.update([run], words)

@@ -6,6 +6,7 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { asked, comparisonOf, followed, isLive, nodeOf } from "./compare.js"
 import { createNodePanel, createRunsPanel } from "./panel.js"
 import { allRuns, emptyState, isIncomplete, reduce, runsOf } from "./reducer.js"
 import { makeWords } from "./words.js"
@@ -67,14 +68,14 @@ function hasGap(run) {
   return run.calls.some((call, i) => call.call !== i)
 }
 
-const asked = new Map()
+const fetched = new Map()
 
 /** Fetches what is missing of a run; at most three times, and not more often than every two seconds. */
 async function complete(run) {
   if (!isIncomplete(run)) return
-  const before = asked.get(run.run_id) ?? { times: 0, at: 0 }
+  const before = fetched.get(run.run_id) ?? { times: 0, at: 0 }
   if (before.times >= 3 || Date.now() - before.at < 2000) return
-  asked.set(run.run_id, { times: before.times + 1, at: Date.now() })
+  fetched.set(run.run_id, { times: before.times + 1, at: Date.now() })
   const record = await get(`/speca/runs/${encodeURIComponent(run.run_id)}`)
   if (record) dispatch({ type: "record", record })
 }
@@ -219,19 +220,20 @@ function offers(node) {
   const ids = new Set(nodes.idsOf(node))
   const offered = new Map()
   for (const run of runsOf(state, workflowId(), tab())) {
-    const key = `${run.node_id}>${run.sampler_node_id}`
+    const sampler = nodeOf(run.sampler_node_id)
+    const key = `${run.node_id}>${sampler}`
     if (!ids.has(run.node_id) || offered.has(key)) continue
-    if (offered.size > 0 && run.sampler_node_id !== null && nodes.node(run.sampler_node_id) === null) continue
+    if (offered.size > 0 && sampler !== null && nodes.node(sampler) === null) continue
     offered.set(key, run)
   }
   const runs = [...offered]
   const places = new Set(runs.map(([, run]) => run.node_id))
-  const samplers = new Set(runs.map(([, run]) => run.sampler_node_id))
+  const samplers = new Set(runs.map(([, run]) => nodeOf(run.sampler_node_id)))
   const named = runs.map(([key, run]) => {
     const parts = []
     if (places.size > 1) parts.push(nodes.place(run.node_id) || run.node_id)
-    if (samplers.size > places.size || places.size < 2) parts.push(nodes.node(run.sampler_node_id)?.title ?? run.sampler_node_id)
-    return { key, run, name: parts.join(" · "), id: places.size > 1 ? run.node_id : run.sampler_node_id }
+    if (samplers.size > places.size || places.size < 2) parts.push(nodes.node(nodeOf(run.sampler_node_id))?.title ?? nodeOf(run.sampler_node_id))
+    return { key, run, name: parts.join(" · "), id: places.size > 1 ? run.node_id : nodeOf(run.sampler_node_id) }
   })
   for (const each of named) {
     if (named.some((other) => other !== each && other.name === each.name)) each.label = `${each.name} #${each.id}`
@@ -258,6 +260,64 @@ function copySettings(run) {
   app.canvas?.setDirty?.(true, true)
   return nodes.title(run.node_id)
 }
+
+// -- the comparison with the run without SpeCa ---------------------------------------------------------------------------
+
+const MAX_COMPARISONS = 20
+
+/** Newest first. */
+let comparisons = []
+
+for (const name of ["status", "execution_start", "progress", "executed", "execution_error", "execution_interrupted"]) {
+  api.addEventListener(name, ({ detail }) => {
+    const after = comparisons.map((each) => followed(each, name, detail))
+    if (after.every((each, i) => each === comparisons[i])) return
+    comparisons = after
+    schedule()
+  })
+}
+
+/** What the button does: asks for a comparison of the open graph, or cancels the one that is going on. */
+async function compare(run, going) {
+  if (going) return cancel(going)
+  if (!run) return
+  const about = { node_id: run.node_id, sampler_node_id: nodeOf(run.sampler_node_id), tab: tab(), beside: run.run_id }
+  let changes
+  try {
+    // As the graph is: nothing is told that it is queued, so that seeds do not move on.
+    const { output, workflow } = await app.graphToPrompt()
+    const { prompt, ...refused } = comparisonOf(output, about.node_id, about.sampler_node_id)
+    changes = prompt ? { prompt_id: (await api.queuePrompt(0, { output: prompt, workflow })).prompt_id } : { status: "refused", ...refused }
+  } catch (error) {
+    changes = { status: "failed", why: "failed", values: { error: error?.toString?.() ?? "" } }
+  }
+  comparisons = [asked(about, changes), ...comparisons].slice(0, MAX_COMPARISONS)
+  schedule()
+}
+
+async function cancel(comparison) {
+  comparisons = comparisons.map((each) => (each === comparison ? { ...each, status: "cancelled" } : each))
+  schedule()
+  await api.deleteItem("queue", comparison.prompt_id)
+  await api.interrupt(comparison.prompt_id)
+}
+
+/** The one to show beside a run on a node: one that goes on, one that made the run, or one that came to nothing beside it. */
+function comparisonBeside(run) {
+  if (run === null) return null
+  const here = comparisons.find(
+    (each) => each.tab === tab() && each.node_id === run.node_id && each.sampler_node_id === nodeOf(run.sampler_node_id)
+  )
+  if (!here) return null
+  const of = here.status === "done" ? run.run_id === here.run_id : [run.run_id, run.prompt_id].some((id) => [here.beside, here.prompt_id].includes(id))
+  return isLive(here) || of ? here : null
+}
+
+function phaseOf({ prompt_id }) {
+  return allRuns(state).some((run) => run.prompt_id === prompt_id && run.status !== "running") ? "uncached" : "speca"
+}
+
+const imageUrl = ({ filename, subfolder, type }) => api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
 
 // -- drawing -----------------------------------------------------------------------------------------------------------
 
@@ -292,8 +352,11 @@ function render() {
     // Places in the order of their ids: a button must not move when another run starts.
     const ordered = [...choices].sort((a, b) => a.key.localeCompare(b.key, undefined, { numeric: true }))
     const buttons = ordered.map((choice) => ({ ...choice, chosen: choice === chosen }))
-    shown.run_id = chosen?.run.run_id ?? null
-    shown.panel.update({ run: chosen?.run ?? null, choices: buttons }, words)
+    const run = chosen?.run ?? null
+    shown.run = run
+    shown.comparison = comparisonBeside(run)
+    const phase = shown.comparison && phaseOf(shown.comparison)
+    shown.panel.update({ run, choices: buttons, comparison: shown.comparison, phase, imageUrl }, words)
   }
   if (runsPanel.dom.isConnected) renderRuns()
 }
@@ -348,9 +411,10 @@ function inVueNodes() {
 }
 
 function addPanel(node) {
-  const shown = { chosen: null, run_id: null, panel: null }
+  const shown = { chosen: null, run: null, comparison: null, panel: null }
   const panel = createNodePanel({
-    onOpen: () => openTab(shown.run_id),
+    onOpen: () => openTab(shown.run?.run_id),
+    onCompare: () => compare(shown.run, shown.comparison && isLive(shown.comparison) ? shown.comparison : null),
     onChoose(key) {
       shown.chosen = key
       schedule()

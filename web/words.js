@@ -101,6 +101,22 @@ export function truth(words, run) {
   return words("truth", { median: words.number(middle, 2), most: words.number(ratios.at(-1), 2) })
 }
 
+/** Of a comparison: how far it is, what it found, or why there is none. `phase`: "queued", "speca" or "uncached". */
+export function compared(words, { status, value, max, report, why, values }, phase) {
+  if (status === "queued" || (status === "running" && max <= 1)) return words("compare.queued")
+  if (status === "running") return words(`compare.${phase}`, { step: words.number(value, 9), steps: words.number(max, 9) })
+  if (status === "cancelled") return words("compare.cancelled")
+  if (status !== "done") return words(`compare.why.${why}`, values)
+  const seconds = (of) => words.number(report.seconds?.[of], 3)
+  const found = { uncached: seconds("uncached"), speca: seconds("speca"), speedup: words.fixed(report.speedup, 1) }
+  const close = report.latent_error === 0
+    ? words("compare.same")
+    : words(report.psnr === null ? "compare.latent" : "compare.psnr", {
+        psnr: words.fixed(report.psnr, 1), error: words.number(report.latent_error, 2)
+      })
+  return `${words("compare.seconds", found)} ${close}`
+}
+
 /** "9.8 s · 0.17 GB"; of a run that goes on only the time, to leave room for how far it is. */
 export function cost(words, run, totals) {
   const parts = []

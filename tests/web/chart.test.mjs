@@ -324,7 +324,7 @@ test("every language says the same things with the same figures", () => {
 })
 
 test("every key that the code asks for is in the locale", () => {
-  const code = ["chart", "panel", "words", "speca"].map((name) => readFileSync(new URL(`../../web/${name}.js`, import.meta.url), "utf8")).join("\n")
+  const code = ["chart", "compare", "panel", "words", "speca"].map((name) => readFileSync(new URL(`../../web/${name}.js`, import.meta.url), "utf8")).join("\n")
   for (const [, key] of code.matchAll(/words\("([\w.]+)"/g)) {
     assert.equal(typeof key.split(".").reduce((node, part) => node?.[part], dictionaries.en.speca), "string", key)
   }

@@ -7,6 +7,8 @@ import gc
 import itertools
 import json
 import math
+import shutil
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -502,6 +504,67 @@ class TestTrueErrors:
         assert witness.seen == {4: (TrueError(1, 0.4, pytest.approx(0.5)),)}
         assert witness.seconds == 1.0
         assert witness.run_clock() == 1.0
+
+
+COMPARISON = """
+import {{ comparisonOf }} from {module}
+process.stdout.write(JSON.stringify(comparisonOf({prompt}, "2", "3")))
+"""
+
+
+def by_the_button(prompt: dict[str, Any]) -> dict[str, Any]:
+    """What the panel's Compare button queues for a graph whose sampler is 3."""
+    module = (Path(__file__).resolve().parents[1] / "web" / "compare.js").as_uri()
+    script = COMPARISON.format(module=json.dumps(module), prompt=json.dumps(prompt))
+    told = subprocess.run(
+        [shutil.which("node"), "--input-type=module", "-e", script], capture_output=True, check=True, timeout=60
+    )
+    return json.loads(told.stdout)["prompt"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js")
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("KSampler", {"denoise": 1.0}),
+        ("KSampler", {"denoise": 0.7, "sampler_name": "dpmpp_2m_sde"}),
+        ("KSampler", {"denoise": 1.0, "sampler_name": "ddim"}),
+        ("KSamplerAdvanced", {}),
+        ("KSamplerAdvanced", {"end_at_step": 8, "return_with_leftover_noise": "enable"}),
+        ("KSamplerAdvanced", {"start_at_step": 4, "add_noise": "disable"}),
+        ("SamplerCustom", {"add_noise": True}),
+    ],
+    ids=str,
+)
+def test_the_buttons_runs_are_those_of_the_graphs_own_sampler(graphs: Any, kind: str, inputs: dict[str, Any]) -> None:
+    """The sampler is taken apart (web/compare.js); put together again it gives the same to the last digit."""
+    given = {"model": ["2", 0], "positive": ["1", 2], "negative": ["1", 3], "cfg": 1.0, "latent_image": ["1", 1]}
+    steps = {"steps": STEPS, "scheduler": "simple", "sampler_name": "euler"}
+    own = {
+        "KSampler": {"seed": 5, **steps},
+        "KSamplerAdvanced": {
+            "noise_seed": 5,
+            **steps,
+            "add_noise": "enable",
+            "start_at_step": 0,
+            "end_at_step": 10000,
+            "return_with_leftover_noise": "disable",
+        },
+        "SamplerCustom": {"noise_seed": 5, "sampler": ["5", 0], "sigmas": ["6", 0]},
+    }
+    made = graph(threshold=1.0, threshold_end_factor=100.0)
+    prompt = {key: node for key, node in made.items() if key in ("1", "2", "5", "6")}
+    prompt["3"] = {"class_type": kind, "inputs": {**given, **own[kind], **inputs}}
+    prompt["9"] = {"class_type": "TinyLatentProbe", "inputs": {"samples": ["3", 0], "name": "own"}}
+    result = graphs.run(prompt)
+    assert result.success, result.error
+    queued = by_the_button({key: node for key, node in prompt.items() if key != "9"})
+    queued["9"] = {"class_type": "TinyLatentProbe", "inputs": {"samples": ["3.compare", 1], "name": "button"}}
+    compared = graphs.run(queued)
+    assert compared.success, compared.error
+    button, own_samples = (torch.load(each.outputs["9"]["latent"][0], weights_only=True) for each in (compared, result))
+    assert torch.equal(button, own_samples)
+    assert json.loads(compared.outputs["3.compare"]["speca_compare"][0])["true_errors"]["accepted"] > 0
 
 
 class TestFigures:

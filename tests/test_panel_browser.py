@@ -814,7 +814,10 @@ def test_runs_are_chosen_compared_exported_and_copied(place: Place, window: Wind
 def comparison_of(panel: Panel, status: str) -> str:
     """What the panel says of its comparison, once that has the status."""
     panel.window.wait(
-        "([el, status]) => { const it = el.querySelector('.speca-comparison'); return !it.hidden && it.dataset.status === status }",
+        """([el, status]) => {
+            const shown = el.querySelector(".speca-comparison")
+            return !shown.hidden && shown.dataset.status === status
+        }""",
         panel.element,
         status,
     )

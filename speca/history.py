@@ -36,6 +36,11 @@ class Anchor:
         return Anchor(self.time, tuple(map(place, self.features)), tuple(map(place, self.output)), latent, added)
 
     @property
+    def shapes(self) -> list[torch.Size]:
+        """Of the features."""
+        return [feature.shape for feature in self.features]
+
+    @property
     def nbytes(self) -> int:
         latent = () if self.latent is None else (self.latent.x,)
         tensors = (*self.features, *self.output, *latent, *(self.added or ()))
@@ -87,7 +92,11 @@ class History:
             self._anchors[i] = anchor.moved(place)
 
     def record(self, anchor: Anchor) -> None:
-        kept = [replace(old, added=None) for old in self._anchors if old.time != anchor.time]
+        """What has features of other shapes is dropped: nothing can be forecast from both. A network that keeps part
+        of its tokens from its first call on has fewer in the others."""
+        kept = [
+            replace(old, added=None) for old in self._anchors if old.time != anchor.time and old.shapes == anchor.shapes
+        ]
         self._anchors = [*kept, anchor][-self._depth :]
 
     def forecast_features(self, weights: Sequence[float], device: torch.device) -> Tensors:

@@ -31,6 +31,15 @@ def test_a_second_call_at_the_same_time_replaces_the_first():
     assert history.forecast_output([0.0, 1.0], CPU)[0].unique().tolist() == [9.0]
 
 
+def test_an_anchor_with_features_of_another_shape_begins_anew():
+    history = History(depth=3)
+    history.record(anchor(3.0))
+    history.record(replace(anchor(2.0), features=(torch.ones(1, 5, 3),)))
+    assert history.times == [2.0]
+    history.record(replace(anchor(1.0), features=(torch.ones(1, 5, 3),)))
+    assert history.times == [2.0, 1.0]
+
+
 def test_what_blocks_added_is_kept_for_a_lone_anchor_only():
     history = History(depth=3)
     history.record(replace(anchor(3.0), added=(torch.ones(1, 2, 3),)))

@@ -5,6 +5,7 @@ Models that keep state between calls run natively with their own reason; picture
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -110,6 +111,109 @@ class TestStateBetweenCalls:
         assert record.header.architecture == "wan"
         assert record.totals.rejected == STEPS - 2
         assert run(tiny)[1].totals.accepted == STEPS - 2
+
+
+REFERENCE_TOKENS = 16
+
+
+class KeptReferences:
+    """Stands for core's FluxKVCache (comfy_extras/nodes_flux.py, from 0.18): the first call keeps each block's keys and
+    values of the reference picture, the last tokens of its row; later calls run without those tokens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import comfy.ldm.flux.layers as layers
+
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.block = 0
+        for kind in (layers.DoubleStreamBlock, layers.SingleStreamBlock):
+            monkeypatch.setattr(kind, "forward", self.noting(kind.forward))
+        monkeypatch.setattr(layers, "attention", self.attention)
+
+    def noting(self, native: Any) -> Any:
+        @functools.wraps(native)
+        def forward(block: Any, *args: Any, **kwargs: Any) -> Any:
+            self.block = id(block)
+            return native(block, *args, **kwargs)
+
+        return forward
+
+    def attention(self, q: Any, k: Any, v: Any, pe: Any, mask: Any = None, transformer_options: Any = None) -> Any:
+        from comfy.ldm.flux.math import apply_rope
+        from comfy.ldm.modules.attention import optimized_attention
+
+        q, k = apply_rope(q, k, pe)
+        if self.block in self.kept:
+            keys, values = self.kept[self.block]
+            k, v = torch.cat([k, keys], 2), torch.cat([v, values], 2)
+        else:
+            self.kept[self.block] = tuple(t[:, :, -REFERENCE_TOKENS:].clone() for t in (k, v))
+        return optimized_attention(q, k, v, q.shape[1], skip_reshape=True, mask=mask)
+
+    def on(self, patcher: Any) -> Any:
+        self.kept.clear()
+
+        def without_references(inputs: dict[str, Any]) -> dict[str, Any]:  # a method would be copied with its object
+            if self.kept:
+                inputs |= {name: inputs[name][:, :-REFERENCE_TOKENS] for name in ("img", "img_ids")}
+            return inputs
+
+        patched = patcher.clone()
+        patched.set_model_post_input_patch(without_references)
+        return patched
+
+
+def core_cache() -> Any:
+    import comfy_extras.nodes_flux as nodes_flux
+    import comfyui_version
+
+    if not hasattr(nodes_flux, "FluxKVCache"):
+        pytest.skip(f"ComfyUI {comfyui_version.__version__} has no FluxKVCache")
+    return nodes_flux.FluxKVCache
+
+
+class TestFlux2KVCache:
+    """FLUX.2 klein with its references' keys and values kept: from the second call on its rows are shorter, so the
+    first one is no anchor for them."""
+
+    @pytest.fixture(params=["core", "stand-in"])
+    def cached(self, request: pytest.FixtureRequest, comfy: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """A klein whose references are kept, anew each time that it is asked for. What is kept is of the first step, so
+        it makes another picture."""
+        tiny = contract_models.build("flux2_edit")
+        uncached = plain(tiny)
+        stand_in = KeptReferences(monkeypatch) if request.param == "stand-in" else None
+        node = core_cache() if stand_in is None else None
+
+        def made() -> TinyModel:
+            patcher = tiny.model_patcher
+            return tiny._replace(model_patcher=stand_in.on(patcher) if stand_in else node.execute(patcher).args[0])
+
+        assert not torch.equal(plain(made()), uncached)
+        return made
+
+    def test_rejecting_everything_is_the_cached_model(self, cached: Any) -> None:
+        as_it_is = plain(cached())
+        assert torch.isfinite(as_it_is).all()
+        samples, record = run(cached(), threshold=1e-12)
+        assert torch.equal(samples, as_it_is)
+        assert [call.outcome for call in record.calls] == ["full"] * 2 + ["rejected"] * (STEPS - 2)
+
+    def test_its_calls_are_accepted(self, cached: Any) -> None:
+        samples, record = run(cached())
+        assert torch.isfinite(samples).all()
+        assert record.header.native is None
+        assert [call.outcome for call in record.calls] == ["full"] * 2 + ["accepted"] * (STEPS - 2)
+
+    def test_with_one_call_computed_first_the_second_is_computed_too(self, cached: Any) -> None:
+        """The first one's features have other shapes than what the second one's last block is given."""
+        samples, record = run(cached(), warmup_steps=1)
+        assert torch.isfinite(samples).all()
+        assert record.header.native is None
+        assert [(call.outcome, call.rows[0].reason) for call in record.calls[:2]] == [
+            ("full", "warm_up"),
+            ("full", "shape_changed"),
+        ]
+        assert record.totals.accepted == STEPS - 2
 
 
 class TestMiniMaxH3:

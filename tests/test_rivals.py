@@ -554,7 +554,7 @@ def test_a_rival_counts_its_calls_and_leaves_the_model_as_it_was(tiny, name):
     assert run.cache_bytes > 0
     full = {
         "exponential": len(fixed_interval(12, 3, 3, last=True)),
-        "own_interval": len(fixed_interval(12, 3, 2)),
+        "own_interval": len(fixed_interval(12, 3, 1)),
         "taylor_end": len(fixed_interval(12, 3, 3, last=True)),
     }.get(name, 4)
     for cost in run.costs:

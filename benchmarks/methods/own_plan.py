@@ -1,64 +1,53 @@
-"""What verification is worth: SpeCa's own forecast and last block, with nothing checked and nothing taken back.
+"""What verification is worth: SpeCa itself, with nothing checked and nothing thrown away.
 
-The features that enter the last block are forecast as SpeCa forecasts them (Newton's form on the model's own time, of
-the highest order up to 2 whose noise gain is within the architecture's limit), the last block and the head run for real
-on them, and their output is the answer. Full calls stand at a fixed interval (`own_interval`) or where a plan has them
-(`own_plan`): evenly up to the last call, or dense early and up to the second-to-last. A forecast call costs one block,
-as an accepted call of SpeCa's does. What SpeCa does beyond that forecast where models predict noise or samplers add it
-(`speca.session`) is left out.
+All that SpeCa does is done (its forecast, its last block, what a computed call puts right), but where full calls stand
+is known before the run: at a fixed interval (`own_interval`), or where a plan has them (`own_plan`): evenly up to the
+last call, or dense early and up to the second-to-last. A forecast call costs one block, as an accepted call of SpeCa's
+does. Nothing is learnt from rejections, for there are none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
-from measure.sampling import Batch, Case, sample
+import speca.session
+from measure.sampling import Batch, Case
 from measure.subjects import Subject
-from speca.adapters import recognise
-from speca.forecast import forecast_weights
+from speca.policy import Decision, situation
 
-from . import forecasting
 from .base import Method, Run, Setting
-from .forecasting import Combined, Planned, run_of
 from .plans import Plan, calls_for, dense_early, even, fixed_interval
+from .speca import SpeCa
 
-ORDER = 2
-FIRST_FULL = 2
+FIRST_FULL = 1
 INTERVALS = (2, 3, 4, 5, 6, 8, 10)
 SHORT_INTERVALS = (2, 3, 4, 6, 8)
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 SHORT_SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
 POWERS = (1.3, 1.6)
 LEAST_CALLS = 3
-
-
-def _model_time(call: int, args: Sequence[Any]) -> float:
-    """What the network itself is told of the noise level: the axis of SpeCa's anchors."""
-    return float(args[1].flatten()[0])
+ANY_ERROR = 1e9
 
 
 def run_plan(subject: Subject, case: Case, batch: Batch, native: int, plan: Plan) -> Run:
-    """SpeCa's forecast and last block wherever `plan` has no full call."""
-    limit = recognise(subject.patcher.model.diffusion_model).architecture.noise_gain_limit
-    patched, log = forecasting.attach(
-        subject.patcher,
-        "last input",
-        lambda: Planned(plan),
-        n_calls=native,
-        make_memory=lambda rule: Combined(
-            lambda times, t: forecast_weights("newton", times, t, ORDER, limit).weights, ORDER + 1
-        ),
-        clock=_model_time,
-    )
-    run = run_of(sample(patched, subject, case, batch), log, native)
-    return replace(run, costs=[replace(cost, verified=cost.forecast, forecast=0.0) for cost in run.costs])
+    """SpeCa with full calls where `plan` has them, and wherever anchors allow no forecast."""
+
+    def planned(config: Any, call: Any, streams: Sequence[Any], splittable: bool, threshold: float) -> list[Decision]:
+        of_all = situation(call, streams)
+        possible = of_all.verifiable and of_all.calls not in plan
+        return [Decision("speculate" if possible else "full", "" if possible else "warm_up")] * call.n_samples
+
+    settings = (("threshold", ANY_ERROR), ("max_consecutive", max(native, 1)))
+    with patch.object(speca.session, "decide_all", planned):
+        return SpeCa(settings).run(subject, case, batch, native)
 
 
 @dataclass(frozen=True)
 class OwnInterval:
-    """The first two calls, then every `interval`-th."""
+    """The first call, and then every `interval`-th."""
 
     interval: int
     family: str = "own forecast, fixed interval"

@@ -599,3 +599,44 @@ def test_honesty_sees_the_true_error_of_every_accepted_call(tiny):
     pairs = honesty.accepted(tiny, Case(8), batch_of(tiny, 2), threshold=10.0)
     assert len(pairs) > 2
     assert all(judged >= 0 and true > 0 for judged, true in pairs)
+
+
+def test_ablation_reads_quality_off_between_thresholds():
+    from studies import ablation
+
+    whole = [(1.5, 60.0, 50.0), (6.0, 40.0, 30.0)]
+    less = [(1.5, 58.0, 50.0), (3.0, 40.0, 20.0)]
+    assert ablation.at(whole, 3.0) == pytest.approx((50.0, 40.0))
+    assert ablation.at(whole, 7.0) is None
+    found = ablation.differences(whole, less)
+    assert found[ablation.SPEEDS.index(3.0)] == pytest.approx((-10.0, -20.0))
+    assert found[ablation.SPEEDS.index(4.0)] is None
+    lines = ablation.table({"growth": {"one": found, "two": []}}, lambda part: part).splitlines()
+    assert lines[0] == "| without | one | two | all, mean | all, worst samples |"
+    assert lines[2].startswith("| growth | -")
+    assert " - |" in lines[2]
+
+
+def test_ablation_switches_each_part_off_and_on_again():
+    from importlib import import_module
+
+    from studies import ablation
+
+    def found(name):
+        for end in range(name.count("."), 0, -1):
+            head, tail = name.split(".")[:end], name.split(".")[end:]
+            try:
+                value = import_module(".".join(head))
+            except ImportError:
+                continue
+            for each in tail:
+                value = vars(value)[each] if each in vars(value) else getattr(value, each)
+            return value
+        raise AssertionError(name)
+
+    for part, (_, replaced) in ablation._parts().items():
+        for name, _ in replaced:
+            before = found(name)
+            with ablation.without(part):
+                assert found(name) is not before
+            assert found(name) is before

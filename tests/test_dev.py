@@ -248,6 +248,7 @@ def test_test_passes_its_arguments_to_pytest_and_keeps_its_exit_code(
     monkeypatch.setattr(dev, "set_up", lambda **_: None)
     monkeypatch.setattr(dev, "in_venv", lambda *command, **_: commands.append(command) or 1)
     monkeypatch.setattr(dev, "versions", lambda *_: "ComfyUI 1, frontend 2, torch 3")
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setenv("CHROMIUM", "")
     assert dev.main(["test", "-k", "forecast", "--gpu"]) == 1
     assert commands == [("-m", "pytest", "-k", "forecast", "--gpu")]

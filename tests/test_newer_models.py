@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import contract_models
 import newer_models
+import speca.session
+import test_architecture_properties
+import test_generic
 import tiny_models
 from tiny_models import _WAN, Prompt, Spec, TinyModel
 
@@ -214,6 +218,142 @@ class TestFlux2KVCache:
             ("full", "shape_changed"),
         ]
         assert record.totals.accepted == STEPS - 2
+
+
+class QwenImage21Transformer2DModel(nn.Module):
+    """Stands for the network of this name (comfy/ldm/qwen_image21/model.py, from 0.37): a prompt's keys and values are
+    kept from its first call on, which runs each block on the prompt and then on the picture. Later calls run the
+    picture's tokens alone. `fills` counts the first ones; `forget_at` is a call before which all is dropped."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+        def forward(self, x: Any, mod: Any, pe: Any, attn_fn: Any, prefix_len: int, transformer_options: Any) -> Any:
+            of_text, of_picture = mod[0].expand(len(x), prefix_len, -1), mod[1].expand(-1, x.shape[1] - prefix_len, -1)
+            scale = torch.cat([of_text, of_picture], 1)
+            x.add_(torch.tanh(self.out(attn_fn(*self.qkv(x * (1 + scale)).chunk(3, -1)))))
+            return x
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtype = torch.float32
+        self.txt_in, self.img_in, self.proj_out = nn.LazyLinear(16), nn.Linear(4, 16), nn.Linear(16, 4)
+        self.transformer_blocks = nn.ModuleList(self.Block() for _ in range(4))
+        self.reset()
+
+    def reset(self, forget_at: int | None = None) -> None:
+        """What core does before a run."""
+        self.kept: list[tuple[torch.Tensor, dict[int, Any]]] = []
+        self.calls = self.fills = 0
+        self.forget_at = forget_at
+
+    def slot(self, context: torch.Tensor) -> dict[int, Any]:
+        """By the prompts of all rows."""
+        self.calls += 1
+        if self.calls - 1 == self.forget_at:
+            self.kept.clear()
+        for key, slot in self.kept:
+            if key.shape == context.shape and torch.equal(key, context):
+                return slot
+        self.kept.append((context.clone(), {}))
+        return self.kept[-1][1]
+
+    def forward(self, x: Any, timestep: Any, context: Any = None, transformer_options: Any = None, **_: Any) -> Any:
+        text, picture = self.txt_in(context), self.img_in(x.flatten(2).transpose(1, 2))
+        mod = torch.zeros(1, 1, 16), torch.sin(3 * timestep)[:, None, None] * torch.ones(1, 1, 16)
+        slot = self.slot(context)
+        cached = len(slot) == len(self.transformer_blocks)
+        self.fills += not cached
+
+        def of_text(i: int) -> Any:
+            def attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                slot[i] = k, v
+                return nn.functional.scaled_dot_product_attention(q, k, v)
+
+            return attn
+
+        def of_picture(i: int) -> Any:
+            keys, values = slot[i]
+
+            def attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                k, v = torch.cat([keys, k], 1), torch.cat([values, v], 1)
+                return nn.functional.scaled_dot_product_attention(q, k, v)
+
+            return attn
+
+        for i, block in enumerate(self.transformer_blocks):
+            if not cached:
+                text = block(text, mod, None, of_text(i), text.shape[1], transformer_options)
+            picture = block(picture, mod, None, of_picture(i), 0, transformer_options)
+        return self.proj_out(picture).transpose(1, 2).view_as(x)
+
+
+class TestQwenImage21:
+    @pytest.fixture
+    def tiny(self, comfy: None) -> TinyModel:
+        network = QwenImage21Transformer2DModel()
+        network.txt_in(torch.zeros(1, 1, tiny_models.WIDTH))
+        tiny = test_generic.model_with(network)
+        assert tiny.latent["samples"].shape[1] == 4
+        return tiny
+
+    def network(self, tiny: TinyModel) -> Any:
+        return tiny.model_patcher.model.diffusion_model
+
+    def test_rejecting_everything_is_the_unpatched_model(self, tiny: TinyModel) -> None:
+        as_it_is = plain(tiny)
+        assert self.network(tiny).fills == 1
+        self.network(tiny).reset()
+        samples, record = run(tiny, threshold=1e-12)
+        assert torch.equal(samples, as_it_is)
+        assert record.header.architecture == "qwen_image21"
+        assert [call.outcome for call in record.calls] == ["full"] * 2 + ["rejected"] * (STEPS - 2)
+
+    def test_its_prefix_is_computed_once(self, tiny: TinyModel) -> None:
+        as_it_is = plain(tiny)
+        self.network(tiny).reset()
+        samples, record = run(tiny)
+        assert torch.isfinite(samples).all()
+        assert not torch.equal(samples, as_it_is)
+        assert [call.outcome for call in record.calls] == ["full"] * 2 + ["accepted"] * (STEPS - 2)
+        assert self.network(tiny).fills == 1
+
+    def test_the_first_call_is_no_anchor(self, tiny: TinyModel) -> None:
+        _, record = run(tiny, warmup_steps=1)
+        assert [(call.outcome, call.rows[0].reason) for call in record.calls[:2]] == [
+            ("full", "warm_up"),
+            ("full", "no_anchor"),
+        ]
+        assert record.totals.accepted == STEPS - 2
+
+    def test_its_rows_are_never_taken_apart(self, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Some rows of a call would find no prefix of their own."""
+        tiny = test_architecture_properties.of_three(tiny)
+        as_it_is = plain(tiny)
+        self.network(tiny).reset()
+        judge = speca.session.judge
+        judged = iter(range(10**6))
+
+        def reject_one(error: float, threshold: float, accumulated: float) -> Any:
+            return judge(float("inf") if next(judged) % 3 == 1 else error, threshold, accumulated)
+
+        monkeypatch.setattr(speca.session, "judge", reject_one)
+        samples, record = run(tiny)
+        assert torch.equal(samples, as_it_is)
+        assert {row.reason for call in record.calls[2:] for row in call.rows} == {"not_finite", "with_rejected"}
+        assert self.network(tiny).fills == 1
+
+    def test_what_was_dropped_in_mid_run_is_computed_anew(self, tiny: TinyModel) -> None:
+        """Where memory runs short. A call without blocks can keep nothing: it is computed."""
+        as_it_is = plain(tiny)
+        self.network(tiny).reset(forget_at=5)  # a speculated one: each of those is followed by a computed one
+        samples, record = run(tiny, threshold=1e-12)
+        assert torch.equal(samples, as_it_is)
+        assert record.header.native is None
+        assert record.totals.rejected > 0
+        assert self.network(tiny).fills > 1
 
 
 class TestMiniMaxH3:

@@ -1,8 +1,8 @@
 """Qwen-Image: double blocks that return the text first. Read off `comfy/ldm/qwen_image/model.py`.
 
-Qwen-Image 2.1 is another network (`comfy/ldm/qwen_image21/model.py`). Its first call keeps what the blocks made of text
-and reference pictures, and later calls run the new picture's tokens alone: a call that left blocks out while nothing is
-kept would fail.
+Qwen-Image 2.1 is another network (`comfy/ldm/qwen_image21/model.py`). It keeps keys and values of text and reference
+pictures: a prompt's first call runs each block on those and then on the new picture, which is all that later calls run.
+A block that runs twice leaves no anchor, so the second call is the first to forecast from.
 """
 
 from .base import Architecture, BlockList
@@ -21,9 +21,9 @@ QWEN_IMAGE_21 = Architecture(
     name="qwen_image21",
     title="Qwen-Image 2.1",
     networks=("QwenImage21Transformer2DModel",),
-    stages=(),
-    native="keeps keys and values of its prompt from one call to the next",
+    stages=(BlockList("transformer_blocks", carried=("x",)),),
+    mixes_rows=True,  # what is kept belongs to all rows of a call: some of them alone would find nothing kept
     models=("Qwen-Image 2.1",),
     since="0.37",
-    untested="read, not run",
+    untested="read, run as a stand-in",
 )

@@ -162,9 +162,9 @@ def main() -> None:
     }
     lines = [
         "What each part of the rule is worth: by how many dB the rule without it is better (+) or worse (-) than with",
-        f"it, at equal speed computed for real depth: means over {', '.join(f'{s:g}x' for s in SPEEDS)} where both reach",
-        f"it. {options.steps} steps, euler, simple, {options.samples} samples. Half a decibel of one model is no",
-        "difference.",
+        "it, at equal speed computed for real depth. Means over",
+        f"{', '.join(f'{s:g}x' for s in SPEEDS)} where both reach it; {options.steps} steps, euler, simple,",
+        f"{options.samples} samples. Half a decibel of one model is no difference.",
         "",
         table(results, lambda part: _parts()[part][0]),
     ]

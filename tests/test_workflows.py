@@ -32,6 +32,7 @@ EXPECTED: dict[str, tuple[str | None, int]] = {
     "flux1_dev_text_to_image": ("flux", 28),
     "hunyuan_video_speed_mode": ("hunyuan_video", 30),
     "hunyuan_video_text_to_video": ("hunyuan_video", 30),
+    "wan_tune": ("wan21", 30),
 }
 
 # Graph -> the settings that it is there to show; all others are the defaults.
@@ -40,6 +41,7 @@ SHOWN: dict[str, dict[str, Any]] = {"hunyuan_video_speed_mode": {"mode": "speed"
 # Loader -> its inputs that name a file, and the folder of `models` that the file belongs into.
 FILE_INPUTS = {
     "UNETLoader": {"unet_name": "diffusion_models"},
+    "CLIPLoader": {"clip_name": "text_encoders"},
     "DualCLIPLoader": {"clip_name1": "text_encoders", "clip_name2": "text_encoders"},
     "VAELoader": {"vae_name": "vae"},
     "SpeCaDiTLoader": {"model_name": "diffusion_models"},
@@ -47,6 +49,9 @@ FILE_INPUTS = {
 
 # The nodes that report on a run.
 REPORTERS = ("SpeCaReport", "SpeCaCompare")
+
+# The nodes that give a MODEL with SpeCa's settings on it.
+SETTERS = ("SpeCa", "SpeCaTune")
 
 MAX_THUMBNAIL_BYTES = 60_000
 
@@ -126,11 +131,11 @@ def test_speca_is_reported_and_used(workflow: Workflow) -> None:
     for report in nodes_of(workflow, "SpeCaReport"):
         samples, model = (links[entry["link"]] for entry in report["inputs"])
         assert kinds[samples[0]] in ("KSampler", "SamplerCustomAdvanced")
-        assert kinds[model[0]] == "SpeCa"
+        assert kinds[model[0]] in SETTERS
         users = {target for origin, _, target, _ in links.values() if origin == model[0]}
         assert users - {report["id"]}
-    for compare in nodes_of(workflow, "SpeCaCompare"):
-        guider = next(links[entry["link"]][0] for entry in compare["inputs"] if entry["name"] == "guider")
+    for beside in nodes_of(workflow, "SpeCaCompare", "SpeCaTune"):
+        guider = next(links[entry["link"]][0] for entry in beside["inputs"] if entry["name"] == "guider")
         assert "SpeCa" in {kinds[origin] for origin, _, target, _ in links.values() if target == guider}
     assert len(nodes_of(workflow, *REPORTERS)) == len(nodes_of(workflow, "SpeCa")) == 1
 
@@ -257,13 +262,14 @@ def test_it_runs_from_end_to_end(run: Any, path: Path, workflow: Workflow) -> No
     assert totals["full"] + totals["accepted"] + totals["rejected"] == steps
     assert report["native"] is None
     assert report["status"] == "finished"
-    assert report["architecture"] == (model or "dit")
-    assert report["node_id"] == key_of(prompt, "SpeCa")
+    assert report["architecture"] == {None: "dit", "wan21": "wan"}.get(model, model)
+    # The settings are those of the node whose MODEL was sampled.
+    assert report["node_id"] == key_of(prompt, "SpeCaTune" if path.stem == "wan_tune" else "SpeCa")
     # Every output node has left its files.
-    kinds = {"SaveImage", "PreviewImage", "SaveVideo", "SpeCaCompare"}
+    kinds = {"SaveImage", "PreviewImage", "SaveVideo", "SpeCaCompare", "SpeCaTune"}
     shown = [result.outputs[key]["images"] for key, node in prompt.items() if node["class_type"] in kinds]
-    n_pictures = {"dit_xl2_imagenet": [3], "compare_with_and_without_speca": [1, 1]}.get(path.stem, [1])
-    assert [len(images) for images in shown] == n_pictures
+    n_pictures = {"dit_xl2_imagenet": [3], "compare_with_and_without_speca": [1, 1], "wan_tune": [1, 1]}
+    assert [len(images) for images in shown] == n_pictures.get(path.stem, [1])
     for image in (image for images in shown for image in images):
         assert file_of(image).stat().st_size > 0
 
@@ -282,6 +288,19 @@ def test_at_threshold_zero_the_comparison_finds_no_difference(run: Any) -> None:
     assert result.success, result.error
     told = json.loads(result.outputs[key_of(prompt, "SpeCaCompare")]["speca_compare"][0])
     assert (told["psnr"], told["latent_error"]) == ("infinite", 0.0)
+
+
+def test_what_was_tuned_is_what_the_video_is_made_with(run: Any) -> None:
+    """As the note says; and the next Run tunes nothing again."""
+    prompt, result = run("wan_tune", workflow_graphs.load(workflow_graphs.FOLDER / "wan_tune.json"))
+    assert result.success, result.error
+    told = json.loads(result.outputs[key_of(prompt, "SpeCaTune")]["speca_tune"][0])
+    report = json.loads(result.outputs[key_of(prompt, "SpeCaReport")]["speca"][0])
+    found = {
+        name: value for name, value in told["settings"].items() if value is not None
+    }  # None: the architecture's own
+    assert {name: report["settings"][name] for name in found} == found
+    assert 1 <= len(told["runs"]) <= 3
 
 
 def test_refreshing_changes_only_what_is_stale(graphs: comfy_env.Graphs, path: Path) -> None:

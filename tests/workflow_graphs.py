@@ -157,13 +157,14 @@ class TinyTextEncoder:
 
 
 def shrink(prompt: Prompt, model: str | None) -> Prompt:
-    """The same graph on a tiny model of `tiny_models`: its UNETLoader and DualCLIPLoader replaced, its latents small.
+    """The same graph on a tiny model of `tiny_models`: its UNETLoader and text encoders replaced, its latents small.
 
     VAELoader and SpeCaDiTLoader stay; `write_tiny_files` gives them files. `model` is None where there is no other
     loader.
     """
     stand_ins = {
         "UNETLoader": ("TinyModelLoader", {"name": model, "weights_seed": 0, "batch_size": 1}),
+        "CLIPLoader": ("TinyTextEncoder", {"model": model}),
         "DualCLIPLoader": ("TinyTextEncoder", {"model": model}),
     }
     smaller = {

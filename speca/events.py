@@ -54,7 +54,8 @@ class Row:
     `error` and `threshold` are dimensionless ratios; `error` is None where nothing was verified, and infinite
     where the forecast was not a number. `limit` is the figure a reason speaks of (8 in "8 in a row"). Where a witness
     saw the call (`witness`), `judged` is what the check took this call's own error for, and `true` what it was; both
-    before weights and sums.
+    before weights and sums. `tensors` is what `error` would be by each of the outputs alone, where a network has
+    several (picture and sound); the worst of them decides.
     Reasons are codes, put into words by `REASONS` here and by the locales of the panel.
     """
 
@@ -66,6 +67,7 @@ class Row:
     limit: float | None = None
     judged: float | None = None
     true: float | None = None
+    tensors: tuple[float, ...] = ()
 
     @property
     def figures(self) -> dict[str, float]:
@@ -80,7 +82,9 @@ class Row:
         return {name: value for name, value in named.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
-        figures = {name: _finite(value) for name, value in self.figures.items()}
+        figures: dict[str, Any] = {name: _finite(value) for name, value in self.figures.items()}
+        if self.tensors:
+            figures["tensors"] = [_finite(value) for value in self.tensors]
         return {"sample": self.sample, "outcome": self.outcome, "reason": self.reason, **figures}
 
 

@@ -139,21 +139,22 @@ class Session:
         errors: Tensor,
         threshold: float,
     ) -> dict[int, Row]:
-        """The verdict on each sample by the errors of all rows that were speculated, (R,)."""
+        """The verdict on each sample by the errors of all rows that were speculated, (T, R) for T tensors each."""
         verdicts = {}
-        # Rows run conditioning by conditioning; a sample is as wrong as its worst row (max keeps NaN).
+        # Rows run conditioning by conditioning; a sample is as wrong as its worst tensor's worst row (max keeps NaN).
         rows = call.rows_of(samples)
         weights = [streams[row].weight(call) for row in rows]
         found = errors.numpy(force=True)
-        for row, error in zip(rows, found.tolist(), strict=True):
+        for row, error in zip(rows, found.max(axis=0).tolist(), strict=True):
             streams[row].learn_rate(call, error)
-        by_sample = (found * weights).reshape(-1, len(samples)).max(axis=0)
-        agreed = self._agree(by_sample.tolist(), network.device)
-        for sample, error in zip(samples, agreed, strict=True):
+        by_tensor = (found * weights).reshape(len(found), -1, len(samples)).max(axis=1)
+        agreed = self._agree(by_tensor.max(axis=0).tolist(), network.device)
+        for sample, error, own in zip(samples, agreed, by_tensor.T.tolist(), strict=True):
             carried = max(streams[row].errors.carried(call.renoised) for row in call.rows_of([sample]))
             verdict = judge(error, threshold, carried)
             outcome: Outcome = "accepted" if verdict.accepted else "rejected"
-            verdicts[sample] = Row(sample, outcome, verdict.reason, verdict.error, threshold)
+            tensors = tuple(carried + each for each in own) if len(own) > 1 else ()
+            verdicts[sample] = Row(sample, outcome, verdict.reason, verdict.error, threshold, tensors=tensors)
         if not network.splittable and any(row.outcome == "rejected" for row in verdicts.values()):
             # The batch cannot be taken apart: one sample's rejection computes all of them.
             for sample in [sample for sample, row in verdicts.items() if row.outcome == "accepted"]:

@@ -87,21 +87,27 @@ def likely_error_of_one_anchor(difference: Tensor, reach: Tensor) -> Tensor:
 def row_errors(
     metric: str, verified: Sequence[Tensor], direct: Sequence[Tensor], other: Sequence[Tensor], lone: Sequence[bool]
 ) -> Tensor:
-    """How wrong each row is likely to be, by a metric of `ERROR_METRICS`: (R, ...) per tensor -> (R,) in fp32.
+    """How wrong each row is likely to be in each of its T tensors, by a metric of `ERROR_METRICS`: (R, ...) per tensor
+    -> (T, R) in fp32. It is as wrong as the worst of them.
 
     `verified`, `direct` and `other` are the output in three ways (`answer.Speculated`, `draft.Draft`); `lone` tells
     which rows rest on one anchor.
     """
-    errors = worst_tensor(metric, direct, verified), worst_tensor(metric, other, direct)
+    errors = each_tensor(metric, direct, verified), each_tensor(metric, other, direct)
     if not any(lone):
         return likely_error(*errors)
     of_one_anchor = torch.tensor(list(lone), device=errors[0].device)
     return torch.where(of_one_anchor, likely_error_of_one_anchor(*errors), likely_error(*errors))
 
 
+def each_tensor(metric: str, forecast: Sequence[Tensor], exact: Sequence[Tensor]) -> Tensor:
+    """The error of each of T tensors: (R, ...) per tensor -> (T, R) in fp32."""
+    return torch.stack([ERROR_METRICS[metric](f, e) for f, e in zip(forecast, exact, strict=True)])
+
+
 def worst_tensor(metric: str, forecast: Sequence[Tensor], exact: Sequence[Tensor]) -> Tensor:
     """A row is as wrong as the worst of its tensors (amax keeps NaN): (R, ...) per tensor -> (R,) in fp32."""
-    return torch.stack([ERROR_METRICS[metric](f, e) for f, e in zip(forecast, exact, strict=True)]).amax(dim=0)
+    return each_tensor(metric, forecast, exact).amax(dim=0)
 
 
 @dataclass(frozen=True)

@@ -368,6 +368,24 @@ class TestMiniMaxH3:
             of_cond = [call.outcome for call in record.calls if call.conds == cond]
             assert of_cond == ["full"] * 2 + ["accepted"] * (STEPS - 2)
 
+    def test_both_errors_are_reported_and_the_worse_decides(self, comfy: None) -> None:
+        from speca.events import CallRecord
+
+        tiny = built(newer_models.SPECS["minimax_h3"])
+        _, record = run(tiny)
+        checked = [call for call in record.calls if call.rows[0].error is not None]
+        assert len(checked) == STEPS - 2
+        for call in checked:
+            (row,) = call.rows
+            picture, sound = row.tensors
+            assert picture != sound
+            assert row.error == max(picture, sound)
+        told = CallRecord.to_json(checked[0])["rows"][0]
+        assert told["tensors"] == [pytest.approx(error, rel=1e-3) for error in checked[0].rows[0].tensors]
+        # At a threshold between the two of the first check the better one alone would have passed.
+        _, record = run(tiny, threshold=sum(checked[0].rows[0].tensors) / 2)
+        assert record.calls[checked[0].call].outcome == "rejected"
+
     def test_sound_moves_with_the_picture(self, comfy: None) -> None:
         """Both latents are forecast and verified: accepted calls change both."""
         tiny = built(newer_models.SPECS["minimax_h3"])

@@ -289,6 +289,10 @@ export function describe(words, cell, run, names = null) {
     if (row.error !== null) parts.push(words("tip.error", { error: words.number(row.error) }))
     if (row.threshold !== null) parts.push(words("tip.threshold", { threshold: words.number(row.threshold) }))
   }
+  if (row.tensors?.length) {
+    const errors = row.tensors.map((error) => (error === null ? "∞" : words.number(error)))
+    parts.push(words("tip.tensors", { errors: errors.join(", ") }))
+  }
   if (row.judged !== null && row.true !== null) {
     parts.push(words("tip.truth", { judged: words.number(row.judged), true: words.number(row.true) }))
   }

@@ -275,7 +275,8 @@ function callOf(value) {
       threshold: number(each.threshold),
       limit: number(each.limit),
       judged: number(each.judged),
-      true: number(each.true)
+      true: number(each.true),
+      tensors: Array.isArray(each.tensors) ? each.tensors.map(number) : null
     })
   }
   if (rows.length === 0) return null

@@ -84,6 +84,16 @@ test("what a run may take and what is left of it, in words", () => {
 
 const seen = (judged, truly) => ({ ...row("accepted", 0.1), judged, true: truly })
 
+test("where a call has picture and sound, a cell tells the error of both", () => {
+  const told = (cell) => {
+    const shown = run([[cell]])
+    return describe(words, { items: [{ call: shown.calls[0], row: shown.calls[0].rows[0] }] }, shown)
+  }
+  assert.match(told({ ...row("accepted", 0.3), tensors: [0.3, 0.125] }), /picture and sound: 0\.3, 0\.125/)
+  assert.match(told({ ...row("rejected", 0.5), tensors: [0.1, null] }), /picture and sound: 0\.1, ∞/)
+  assert.doesNotMatch(told(row("accepted", 0.3)), /sound/)
+})
+
 test("true errors stand beside the judged ones, on one scale, in a place of their own", () => {
   const calls = [[row("full")], [seen(0.02, 0.04)], [seen(0.03, 0.03)], [row("rejected", 0.3)]]
   const shown = run(calls)

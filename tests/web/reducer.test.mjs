@@ -140,7 +140,7 @@ test("what is wrong inside an event is left out, the rest is shown", () => {
   const run = runOf(play(run_started, odd))
   assert.deepEqual(run.calls.map((each) => each.call), [4, 5])
   assert.deepEqual([run.calls[0].sigma, run.calls[0].conds, run.calls[0].ms], [null, [], null])
-  assert.deepEqual(run.calls[1].rows, [{ sample: 0, outcome: "accepted", reason: "", error: null, threshold: null, limit: null, judged: null, true: null }])
+  assert.deepEqual(run.calls[1].rows, [{ sample: 0, outcome: "accepted", reason: "", error: null, threshold: null, limit: null, judged: null, true: null, tensors: null }])
 })
 
 test("a newer version is shown as far as it is understood, and says so", () => {

@@ -1069,6 +1069,21 @@ def test_every_node_has_a_help_page(place: Place) -> None:
                 assert re.search(rf"\b{each}\b", page), f"{name}.md does not speak of {each}"
 
 
+def test_the_pictures_of_the_help_pages_are_there(place: Place) -> None:
+    """The page takes a path in them as relative to the pack's docs (the frontend's markdownRendererUtil)."""
+    if place.name != "pinned-classic":
+        pytest.skip("the same on every frontend")
+    import urllib.request
+
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "web" / "docs").glob("*.md")}
+    pictures = {name: re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page) for name, page in pages.items()}
+    assert {name for name, of in pictures.items() if of} == {"SpeCa", "SpeCaCompare", "SpeCaTune"}
+    for picture in itertools.chain(*pictures.values()):
+        with urllib.request.urlopen(f"{place.server.url}/extensions/speca/docs/{picture}", timeout=30) as answer:
+            assert answer.headers["Content-Type"] == "image/jpeg"
+            assert 10_000 < len(answer.read()) < 150_000
+
+
 def test_the_routes_in_a_real_server(place: Place) -> None:
     if place.name != "pinned-classic":
         pytest.skip("the same on every frontend")

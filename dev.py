@@ -65,6 +65,7 @@ BENCHMARKS = ROOT / "benchmarks"
 NOT_FOR_TESTS = ("comfyui-workflow-templates", "comfyui-embedded-docs")
 ENVIRONMENT_PINS = ROOT / "tests" / "requirements-comfyui.txt"
 TOOL_PINS = ROOT / "tests" / "requirements.txt"
+MOST_WORKERS = 4  # each holds a ComfyUI of its own, with up to 3 GB
 
 # Without these the frontend opens its template browser or a tutorial over the graph.
 FRONTEND_SETTINGS = {
@@ -711,6 +712,15 @@ def find_chromium() -> str | None:
     return next((found for found in map(shutil.which, filter(None, names)) if found), None)
 
 
+def side_by_side(arguments: list[str]) -> list[str]:
+    """pytest-xdist's options for the whole suite: a file of tests is one process's, and a core has one process.
+
+    Not with arguments: a few tests are faster without, and `--full` prints its tables as it goes.
+    """
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    return [] if arguments or workers < 2 else ["-n", str(workers), "--dist", "loadfile"]
+
+
 def test(arguments: list[str]) -> int:
     set_up(tests=True)
     comfyui, python = comfyui_to_test()
@@ -733,7 +743,7 @@ def test(arguments: list[str]) -> int:
     chromium = find_chromium()
     if chromium is not None:
         os.environ["CHROMIUM"] = chromium
-    code = in_venv("-m", "pytest", *arguments, python=python)
+    code = in_venv("-m", "pytest", *side_by_side(arguments), *arguments, python=python)
     results.append(("pytest", "passed" if code == 0 else f"FAILED (exit code {code})"))
     failed |= code != 0
     results.append(("browser", chromium or "NONE: the browser tests were skipped; install chromium or set CHROMIUM"))

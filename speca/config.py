@@ -48,8 +48,8 @@ class SpeCaConfig:
     noise_gain_limit: the largest sum of |weights| of a forecast; a forecast that would exceed it goes up in order
         only as far as the limit allows. None: the architecture's own (`adapters.base.Architecture`).
 
-    The defaults gave the highest PSNR at equal computed speedup on the emoji FLUX and DiT, at 50 and 28 steps of euler.
-    They are not confirmed on other models.
+    A warm-up of 1 is what every model left out is given by the others, of 1 and 2; orders 1 and 2 are alike on them, 1
+    ahead at 2x and 2 from 4x on (benchmarks/results/left-out.md, 28 steps of euler).
     """
 
     threshold: float = 0.08

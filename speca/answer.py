@@ -49,7 +49,8 @@ def best_direct_shares(speculated: Speculated, exact: Part) -> dict[int, float]:
 
     The share s in [0, 1] is the least-squares solution of verified + s (direct - verified) = exact. Neither way is
     better for every model: the last block adds what only this call's noise level tells, and passes on the errors
-    of features that are larger than their share of the output.
+    of features that are larger than their share of the output. Worth 0.5 dB on the zoo's nine models
+    (benchmarks/results/ablation.md).
     """
     both = [row for row in speculated.rows if row in exact.rows]
     if not both:

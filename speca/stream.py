@@ -30,7 +30,7 @@ from .verify import ErrorSum
 #   a whole, they know nothing of where the latent has drifted; with all of it, the last block takes the drift for
 #   noise, which the skipped blocks would have told apart.
 # - DIRECT_SHARE of each answer is the direct forecast, until a rejection shows what is right for this run.
-# Chosen on the emoji DiT. On the DiTs left out, OWN_SHARE 0 costs 1.6 dB (units) and 0.7 (clip art), of 28 steps.
+# Chosen on the emoji DiT. On two other DiTs, OWN_SHARE 0 costs 2.7 and 2.8 dB (benchmarks/results/ablation.md).
 MOSTLY_NOISE_SPREAD = 0.5
 OWN_SHARE = 0.4
 DIRECT_SHARE = 0.4

@@ -124,6 +124,28 @@ def table(results: dict[str, dict[str, list[tuple[float, float] | None]]], descr
     return "\n".join(lines)
 
 
+def report(record: dict[str, Any]) -> str:
+    """Of all curves that are kept: model -> part -> curve, "" being the whole rule."""
+    results = {
+        part: {
+            name: differences(of_model[""], of_model[part])
+            for name, of_model in record["curves"].items()
+            if part in of_model
+        }
+        for part in _parts()
+        if any(part in of_model for of_model in record["curves"].values())
+    }
+    lines = [
+        "What each part of the rule is worth: by how many dB the rule without it is better (+) or worse (-) than with",
+        "it, at equal speed computed for real depth. Means over",
+        f"{', '.join(f'{s:g}x' for s in SPEEDS)} where both reach it; {record['steps']} steps, euler, simple,",
+        f"{record['samples']} samples. Half a decibel of one model is no difference.",
+        "",
+        table(results, lambda part: _parts()[part][0]),
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", help="default: all that are there")
@@ -151,27 +173,11 @@ def main() -> None:
                 record["curves"].setdefault(name, {})[part] = curve(subject, case, batch, reference)
             print(f"{name}: {part or 'all parts'}", flush=True)
     record |= {"versions": environment.versions(), "steps": options.steps, "samples": options.samples}
-    results = {
-        part: {
-            name: differences(of_model[""], of_model[part])
-            for name, of_model in record["curves"].items()
-            if part in of_model
-        }
-        for part in _parts()
-        if any(part in of_model for of_model in record["curves"].values())
-    }
-    lines = [
-        "What each part of the rule is worth: by how many dB the rule without it is better (+) or worse (-) than with",
-        "it, at equal speed computed for real depth. Means over",
-        f"{', '.join(f'{s:g}x' for s in SPEEDS)} where both reach it; {options.steps} steps, euler, simple,",
-        f"{options.samples} samples. Half a decibel of one model is no difference.",
-        "",
-        table(results, lambda part: _parts()[part][0]),
-    ]
+    text = report(record)
     options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record) + "\n")
-    (options.out / "ablation.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    (options.out / "ablation.md").write_text(text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.comfy
 
 
 def counts() -> dict[str, int]:
-    """Live tensors, their bytes, and what a run is made of."""
+    """Live tensors, their bytes, and what a run is made of. Tensors without memory are left out."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
     from speca.comfyui.run import Run
     from speca.history import Anchor
     from speca.session import Session
@@ -23,7 +25,7 @@ def counts() -> dict[str, int]:
     found = {"tensors": 0, "bytes": 0}
     for thing in gc.get_objects():
         kind = type(thing)
-        if issubclass(kind, torch.Tensor):
+        if issubclass(kind, torch.Tensor) and not issubclass(kind, FakeTensor):
             found["tensors"] += 1
             found["bytes"] += thing.numel() * thing.element_size()
         elif kind in (Run, Session, Stream, Anchor):
@@ -53,5 +55,6 @@ def test_a_hundred_runs_leave_nothing_behind(comfy: None) -> None:
     assert rejecting.rejected > 0
     assert rejecting.cache_bytes > 0
     print(f"before {before}, after {after}")
-    assert after == before
+    # Fewer is no fault: what tests before this one left behind may go meanwhile.
+    assert all(after[name] <= before[name] for name in ("tensors", "bytes"))
     assert not after.keys() & {"Run", "Session", "Stream", "Anchor"}

@@ -825,9 +825,13 @@ def comparison_of(panel: Panel, status: str) -> str:
 
 
 def graph_of(window: Window) -> Any:
-    """The graph as it would be saved, without what a click and a taller panel change: which node lies on top, sizes."""
+    """The graph as it would be saved, without what a click and a taller panel change: which node lies on top, sizes; and
+    without the empty list of values that a node has from its first drawn picture on."""
     graph = window.page.evaluate("JSON.parse(JSON.stringify(app.graph.serialize()))")
-    nodes = [{key: value for key, value in each.items() if key != "size"} for each in graph.pop("nodes")]
+    nodes = [
+        {key: value for key, value in each.items() if key != "size" and value not in ([], {})}
+        for each in graph.pop("nodes")
+    ]
     return graph | {"nodes": sorted(nodes, key=lambda each: each["id"])}
 
 

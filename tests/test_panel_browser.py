@@ -825,8 +825,8 @@ def comparison_of(panel: Panel, status: str) -> str:
 
 
 def graph_of(window: Window) -> Any:
-    """The graph as it would be saved, without what a click and a taller panel change (which node lies on top, sizes) and
-    the empty list of values that a node has from its first drawn picture on."""
+    """The graph as it would be saved, without what a click and a taller panel change (which node lies on top, sizes)
+    and the empty list of values that a node has from its first drawn picture on."""
     graph = window.page.evaluate("JSON.parse(JSON.stringify(app.graph.serialize()))")
     nodes = [
         {key: value for key, value in each.items() if key != "size" and value not in ([], {})}

@@ -168,13 +168,15 @@ class Stream:
             )
         elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch
             features = tuple(f.clone() for f in features)
-        output = tuple(o[i : i + 1].clone() for o in exact.output)
         if strayed is not None and latent is not None and call.level is not None:
-            output = (seen_from(call.level, output[0], strayed),)
+            output: Tensors = (seen_from(call.level, exact.output[0][i : i + 1], strayed),)
             latent = replace(latent, x=latent.x + strayed)
+        else:
+            output = tuple(o[i : i + 1].clone() for o in exact.output)
+            latent = latent and replace(latent, x=latent.x.clone())
         output = tuple(map(place, output))
         if latent is not None:
-            latent = replace(latent, x=place(latent.x.clone()))
+            latent = replace(latent, x=place(latent.x))
         self.history.record(Anchor(call.time, tuple(map(place, features)), output, latent, added))
         self.corrector.computed(call)
 

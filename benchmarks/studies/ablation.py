@@ -2,7 +2,7 @@
 
     python dev.py study ablation [--models flux-fluent,dit-clipart] [--steps 28] [--parts corrector,growth]
 
-Each part is switched off alone (`PARTS`), the threshold goes through `THRESHOLDS`, and PSNR is read off at `SPEEDS`
+Each part is switched off alone (`_parts`), the threshold goes through `THRESHOLDS`, and PSNR is read off at `SPEEDS`
 computed for real depth, between the thresholds on either side. The table shows by how much the mean and the worst
 sample are lower without the part: a part that is not worth half a decibel on the models' average should go.
 """

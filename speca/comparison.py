@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -58,7 +59,8 @@ def ssim(pictures: Tensor, references: Tensor) -> tuple[float | None, str]:
     picked = torch.linspace(0, n - 1, min(n, MAX_SSIM_FRAMES)).round().long()
     a, b = (x[picked].float().cpu() for x in (pictures, references))
     of = f", {len(picked)} of {n} pictures" if len(picked) < n else ""
-    for package, measure in (("scikit-image", _by_skimage), ("torchmetrics", _by_torchmetrics)):
+    by_skimage = functools.partial(ssim_by_skimage, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    for package, measure in (("scikit-image", by_skimage), ("torchmetrics", _by_torchmetrics)):
         try:
             return measure(a, b), f"{package} {importlib.metadata.version(package)}{of}"
         except ImportError:
@@ -66,14 +68,12 @@ def ssim(pictures: Tensor, references: Tensor) -> tuple[float | None, str]:
     return None, NO_SSIM
 
 
-def _by_skimage(a: Tensor, b: Tensor) -> float:
+def ssim_by_skimage(pictures: Tensor, references: Tensor, **window: Any) -> float:
+    """Mean over (N, H, W, C) in [0, 1], on the CPU; scikit-image's 7 x 7 window unless told. Raises ImportError."""
     from skimage.metrics import structural_similarity
 
-    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    values = [
-        float(structural_similarity(x, y, channel_axis=-1, data_range=1.0, **wang))
-        for x, y in zip(a.numpy(), b.numpy(), strict=True)
-    ]
+    pairs = zip(pictures.numpy(), references.numpy(), strict=True)
+    values = [float(structural_similarity(a, b, channel_axis=-1, data_range=1.0, **window)) for a, b in pairs]
     return sum(values) / len(values)
 
 

@@ -15,7 +15,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from measure import quality
-from measure.quality import Cost, Point
+from measure.curve import Point, at, at_least, frontier
+from measure.quality import Cost
 
 # --- Arithmetic -------------------------------------------------------------------------------------------------------
 
@@ -64,14 +65,18 @@ def test_joint_speedup_weighs_samples_by_their_cost():
     assert quality.joint_speedup([fast, slow], 57) == pytest.approx(20 / 12)
 
 
-def test_quality_at_a_speed_interpolates_the_frontier():
-    points = [Point(1.0, 50.0), Point(2.0, 40.0), Point(3.0, 20.0), Point(4.0, 30.0)]
-    assert quality.frontier(points) == [Point(1.0, 50.0), Point(2.0, 40.0), Point(4.0, 30.0)]
-    assert quality.quality_at(points, 2.0) == pytest.approx(40.0)
-    assert quality.quality_at(points, 2 * math.sqrt(2)) == pytest.approx(35.0)
-    assert quality.quality_at(points, 4.5) is None
-    assert quality.quality_at(points, 0.5) == pytest.approx(50.0)
-    assert quality.quality_at([], 2.0) is None
+def test_a_curve_is_read_off_between_the_settings_that_no_other_beats():
+    every = [Point(s, m, m - 1, m - 2) for s, m in ((1.0, 50.0), (2.0, 40.0), (3.0, 20.0), (4.0, 30.0))]
+    curve = frontier(every)
+    assert curve == [every[0], every[1], every[3]]
+    assert at(curve, 2.0) == every[1]
+    middle = 2 * math.sqrt(2)
+    assert at(curve, middle) == at_least(curve, middle) == pytest.approx((middle, 35.0, 34.0, 33.0))
+    assert at(curve, 0.5) is None
+    assert at_least(curve, 0.5) == at_least(curve[:1], 1.0) == every[0]
+    assert at(curve, 4.5) is at_least(curve, 4.5) is at_least(curve[:1], 1.5) is at_least([], 2.0) is None
+    # Thresholds may share a speed, where a cap decides: the first of them is taken.
+    assert at([every[1], Point(2.0, 39.0, 38.0, 37.0), every[3]], 2.0) == every[1]
 
 
 # --- Rivals without ComfyUI's models ----------------------------------------------------------------------------------
@@ -604,10 +609,8 @@ def test_honesty_sees_the_true_error_of_every_accepted_call(tiny):
 def test_ablation_reads_quality_off_between_thresholds():
     from studies import ablation
 
-    whole = [(1.5, 60.0, 50.0), (6.0, 40.0, 30.0)]
+    whole = [(6.0, 40.0, 30.0), (1.5, 60.0, 50.0)]
     less = [(1.5, 58.0, 50.0), (3.0, 40.0, 20.0)]
-    assert ablation.at(whole, 3.0) == pytest.approx((50.0, 40.0))
-    assert ablation.at(whole, 7.0) is None
     found = ablation.differences(whole, less)
     assert found[ablation.SPEEDS.index(3.0)] == pytest.approx((-10.0, -20.0))
     assert found[ablation.SPEEDS.index(4.0)] is None

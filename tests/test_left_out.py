@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from left_out import choose as choosing
-from left_out.choose import Quality, at, choose, curve_of, gather
+from left_out.choose import choose, gather
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEEDS = (2.0, 3.0, 4.0, 5.0)
@@ -44,15 +44,6 @@ def models(figures: dict[str, dict[str, float]], below: dict[str, float] | None 
 
 def gathered(made: list[dict[str, str]]):
     return gather(made, ("own_plan",))
-
-
-def test_a_curve_keeps_what_no_other_point_beats_and_is_read_between_its_points():
-    curve = curve_of([row("m", "x", s, p, p - 2) for s, p in ((1.0, 50.0), (2.0, 40.0), (3.0, 20.0), (4.0, 30.0))])
-    assert [speed for speed, _ in curve] == [1.0, 2.0, 4.0]
-    assert at(curve, 2 * math.sqrt(2)) == Quality(pytest.approx(35.0), pytest.approx(34.0), pytest.approx(33.0))
-    assert at(curve, 0.5) == curve[0][1]
-    assert at(curve, 4.1) is None
-    assert at([], 2.0) is None
 
 
 def test_the_margin_is_over_the_best_rival_of_each_kind():

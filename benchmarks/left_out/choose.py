@@ -6,10 +6,10 @@ within `TIE` of the best, the one whose worst samples are best.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from measure.curve import Point, at_least, frontier
 
 SPEEDS = (2.0, 3.0, 4.0)
 """At which candidates are compared."""
@@ -23,53 +23,14 @@ Where = tuple[str, int]
 """A model and a number of steps."""
 
 
-@dataclass(frozen=True)
-class Quality:
-    """PSNR in dB over the samples of a setting: mean, tenth percentile, worst."""
-
-    mean: float
-    tenth: float
-    worst: float
-
-    def towards(self, other: Quality, share: float) -> Quality:
-        def mix(a: float, b: float) -> float:
-            return a + share * (b - a)
-
-        return Quality(mix(self.mean, other.mean), mix(self.tenth, other.tenth), mix(self.worst, other.worst))
+def curve_of(rows: Iterable[Row]) -> list[Point]:
+    columns = ("speedup", "psnr_mean", "psnr_p10", "psnr_worst")
+    return frontier(Point(*(float(row[name]) for name in columns)) for row in rows)
 
 
-Curve = Sequence[tuple[float, Quality]]
-"""(speedup, quality) of a method's settings."""
-
-
-def curve_of(rows: Iterable[Row]) -> Curve:
-    """The settings that no other beats in both speed and mean quality, slowest first."""
-    points = [
-        (float(r["speedup"]), Quality(float(r["psnr_mean"]), float(r["psnr_p10"]), float(r["psnr_worst"])))
-        for r in rows
-    ]
-    best: list[tuple[float, Quality]] = []
-    for speed, quality in sorted(points, key=lambda p: (-p[0], -p[1].mean)):
-        if not best or quality.mean > best[-1][1].mean:
-            best.append((speed, quality))
-    return best[::-1]
-
-
-def at(curve: Curve, speed: float) -> Quality | None:
-    """What a method reaches at `speed` or faster, linear in its logarithm; None where it is never that fast."""
-    if not curve or speed > curve[-1][0]:
-        return None
-    if speed <= curve[0][0]:
-        return curve[0][1]
-    for (slower, better), (faster, worse) in itertools.pairwise(curve):
-        if slower <= speed <= faster:
-            return better.towards(worse, math.log(speed / slower) / math.log(faster / slower))
-    raise AssertionError("a curve is sorted")
-
-
-def best_of(curves: Mapping[str, Curve], speed: float) -> tuple[str, Quality] | None:
+def best_of(curves: Mapping[str, Sequence[Point]], speed: float) -> tuple[str, Point] | None:
     """The method whose mean is highest at a speed, of those that are that fast."""
-    reached = [(name, quality) for name, curve in curves.items() if (quality := at(curve, speed))]
+    reached = [(name, quality) for name, curve in curves.items() if (quality := at_least(curve, speed))]
     return max(reached, key=lambda pair: pair[1].mean, default=None)
 
 
@@ -77,24 +38,24 @@ def best_of(curves: Mapping[str, Curve], speed: float) -> tuple[str, Quality] | 
 class Measured:
     """All curves at one place: rivals by method, candidates by name, and SpeCa's forecast without its checks."""
 
-    rivals: Mapping[str, Curve]
-    candidates: Mapping[str, Curve]
-    unchecked: Mapping[str, Curve]
+    rivals: Mapping[str, Sequence[Point]]
+    candidates: Mapping[str, Sequence[Point]]
+    unchecked: Mapping[str, Sequence[Point]]
 
-    def best_rival(self, speed: float) -> tuple[str, Quality] | None:
+    def best_rival(self, speed: float) -> tuple[str, Point] | None:
         """By its mean."""
         return best_of(self.rivals, speed)
 
     def best_worst(self, speed: float) -> float | None:
         """The best of all rivals' worst samples."""
-        return max((q.worst for curve in self.rivals.values() if (q := at(curve, speed))), default=None)
+        return max((q.worst for curve in self.rivals.values() if (q := at_least(curve, speed))), default=None)
 
     def margin(self, candidate: str, speed: float) -> tuple[float, float] | None:
         """dB over the best rival: of the mean, of the worst sample. None where no rival is that fast."""
         best, worst = self.best_rival(speed), self.best_worst(speed)
         if best is None or worst is None:
             return None
-        own = at(self.candidates[candidate], speed)
+        own = at_least(self.candidates[candidate], speed)
         return (NOT_REACHED, NOT_REACHED) if own is None else (own.mean - best[1].mean, own.worst - worst)
 
 

@@ -10,9 +10,7 @@ sample are lower without the part: a part that is not worth half a decibel on th
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from measure import environment
+from measure.curve import Point, at
 
 THRESHOLDS = (0.03, 0.06, 0.1, 0.16, 0.25, 0.4, 0.6, 1.0, 1.6)
 SPEEDS = (2.0, 2.5, 3.0, 4.0, 5.0)
@@ -74,17 +73,6 @@ def without(part: str) -> Iterator[None]:
             each.stop()
 
 
-def at(points: Sequence[tuple[float, float, float]], speed: float) -> tuple[float, float] | None:
-    """(mean, worst) in dB at `speed`, by its logarithm between the two points (speed, mean, worst) about it."""
-    points = sorted(points)
-    for (a, *one), (b, *other) in itertools.pairwise(points):
-        if a <= speed <= b:
-            share = math.log(speed / a) / math.log(b / a) if b > a else 0.0
-            mean, worst = ((1 - share) * x + share * y for x, y in zip(one, other, strict=True))
-            return mean, worst
-    return None
-
-
 def curve(subject: Any, case: Any, batch: Any, reference: Any) -> list[tuple[float, float, float]]:
     """(speed computed for real depth, mean PSNR, that of the worst sample) at each of `THRESHOLDS`."""
     from measure.quality import psnr
@@ -103,8 +91,9 @@ def differences(
     whole: Sequence[tuple[float, float, float]], less: Sequence[tuple[float, float, float]]
 ) -> list[tuple[float, float] | None]:
     """By how many dB the mean and the worst sample are higher without the part, at each of `SPEEDS`."""
-    both = [(at(whole, speed), at(less, speed)) for speed in SPEEDS]
-    return [None if a is None or b is None else (b[0] - a[0], b[1] - a[1]) for a, b in both]
+    a, b = ([Point(speed, mean, worst=worst) for speed, mean, worst in sorted(points)] for points in (whole, less))
+    both = [(at(a, speed), at(b, speed)) for speed in SPEEDS]
+    return [None if a is None or b is None else (b.mean - a.mean, b.worst - a.worst) for a, b in both]
 
 
 def table(results: dict[str, dict[str, list[tuple[float, float] | None]]], describe: Callable[[str], str]) -> str:

@@ -47,7 +47,8 @@ def parse_sets(texts: list[str]) -> dict[str, list[Any]]:
 
 def rival_points(names: tuple[str, ...], subject: Any, case: Any, batch: Any, reference: Any, fresh: bool) -> list[Any]:
     """[(family, label, Point)] of all settings of the rivals `names`, from the last time if nothing changed."""
-    from measure.quality import Point, joint_speedup, mean, psnr
+    from measure.curve import Point
+    from measure.quality import joint_speedup, mean, psnr
     from methods import METHODS
     from methods.base import run_setting
 
@@ -92,7 +93,8 @@ def main() -> None:
     options = parser.parse_args()
 
     environment.prepare()
-    from measure.quality import frontier, joint_speedup, mean, median, psnr, quality_at
+    from measure.curve import Point, at_least, frontier
+    from measure.quality import joint_speedup, mean, median, psnr
     from measure.sampling import Case, batch_of
     from measure.subjects import load
     from methods.base import run_setting
@@ -115,8 +117,8 @@ def main() -> None:
     families = {family: [p for f, _, p in rivals if f == family] for family, _, _ in rivals}
 
     def best_rival(speed: float) -> tuple[float, str] | None:
-        reached = [(quality_at(points, speed), family) for family, points in families.items()]
-        return max(((db, family) for db, family in reached if db is not None), default=None)
+        reached = [(at_least(frontier(points), speed), family) for family, points in families.items()]
+        return max(((point.mean, family) for point, family in reached if point is not None), default=None)
 
     for speed in (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0):
         best = best_rival(speed)
@@ -150,8 +152,6 @@ def main() -> None:
     if options.sort != "given":
         for row in sorted(rows, key=lambda r: -(r[options.sort] if r[options.sort] is not None else -99)):
             print(line(row))
-    from measure.quality import Point
-
     print("\nfrontier of these settings:")
     ahead = frontier([Point(r["speedup"], r["psnr"]) for r in rows])
     for row in sorted(rows, key=lambda r: r["speedup"]):

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from left_out.choose import SHOWN, Measured, Row, Where, at, best_of, choose, gather
+from left_out.choose import SHOWN, Measured, Row, Where, best_of, choose, gather
+from measure.curve import at_least
 from methods import METHODS, OWN
 
 README_STEPS = 28
@@ -34,13 +35,13 @@ def write(rows: Sequence[Row], out: Path) -> str:
             "chosen": chosen[model],
             "at": {
                 f"{speed:g}x": {
-                    name: vars(quality)
+                    name: {figure: getattr(quality, figure) for figure in ("mean", "tenth", "worst")}
                     for name, curve in (
                         *m.rivals.items(),
                         *m.unchecked.items(),
                         ("speca", m.candidates[chosen[model]]),
                     )
-                    if (quality := at(curve, speed))
+                    if (quality := at_least(curve, speed))
                 }
                 for speed in SHOWN
             },
@@ -67,7 +68,7 @@ def _table(measured: Mapping[Where, Measured], chosen: Mapping[str, str], steps:
 
 
 def _cell(m: Measured, candidate: str, speed: float) -> str:
-    own, best = at(m.candidates[candidate], speed), m.best_rival(speed)
+    own, best = at_least(m.candidates[candidate], speed), m.best_rival(speed)
     if own is None:
         return "-"
     figures = f"{own.mean:.1f} / {own.tenth:.1f} / {own.worst:.1f}"
@@ -85,7 +86,7 @@ def _worth_of_checks(measured: Mapping[Where, Measured], chosen: Mapping[str, st
     for (model, steps), m in measured.items():
         cells = []
         for speed in SHOWN:
-            own, unchecked = at(m.candidates[chosen[model]], speed), best_of(m.unchecked, speed)
+            own, unchecked = at_least(m.candidates[chosen[model]], speed), best_of(m.unchecked, speed)
             cells.append(f"{own.mean - unchecked[1].mean:+.1f}" if own and unchecked else "-")
         lines.append(f"| {model} | {steps} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -133,9 +134,9 @@ def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Pa
     speeds = [1.5 + 0.1 * i for i in range(46)]
     handles = {}
     for axis, (model, m) in zip(axes.flat, places, strict=False):
-        own = [(s, q) for s in speeds if (q := at(m.candidates[chosen[model]], s))]
+        own = [(s, q) for s in speeds if (q := at_least(m.candidates[chosen[model]], s))]
         best = [(s, b[1].mean) for s in speeds if (b := m.best_rival(s))]
-        fewer = [(s, q.mean) for s in speeds if (q := at(m.rivals.get("fewer_steps", ()), s))]
+        fewer = [(s, q.mean) for s in speeds if (q := at_least(m.rivals.get("fewer_steps", ()), s))]
         curves = (
             ("SpeCa, mean", [(s, q.mean) for s, q in own], {"color": "black", "linewidth": 2.2}),
             ("SpeCa, worst sample", [(s, q.worst) for s, q in own], {"color": "black", "linestyle": ":"}),

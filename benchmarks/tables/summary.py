@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure.quality import Point, frontier, quality_at
+from measure.curve import Point, at_least, frontier
 from methods import METHODS, RIVALS
 
 Row = Mapping[str, str]
@@ -51,8 +51,8 @@ class Cell:
 
     def at(self, speed: float, column: str = "speedup") -> dict[str, float]:
         """Method -> PSNR at a speedup, for the methods that are that fast."""
-        reached = {name: quality_at(self.points(name, column), speed) for name in self.methods}
-        return {name: value for name, value in reached.items() if value is not None}
+        reached = {name: at_least(frontier(self.points(name, column)), speed) for name in self.methods}
+        return {name: point.mean for name, point in reached.items() if point is not None}
 
 
 def cells_of(rows: Sequence[Row]) -> list[Cell]:
@@ -286,13 +286,13 @@ def plot(cells: Sequence[Cell], path: Path, speed: str, label: str) -> None:
         model, step = models.index(cell.model), steps.index(cell.steps)
         axis = axes[0][model] if in_a_row else axes[model][step]
         for name in cell.methods:
-            curve = frontier([p for p in cell.points(name, speed) if p.psnr < 80])
+            curve = frontier([p for p in cell.points(name, speed) if p.mean < 80])
             if not curve:
                 continue
             strong = name == "speca"
             (handles[METHODS[name].title],) = axis.plot(
-                [p.speedup for p in curve],
-                [p.psnr for p in curve],
+                [p.speed for p in curve],
+                [p.mean for p in curve],
                 marker=markers[name],
                 markersize=5 if strong else 3.5,
                 linewidth=2.4 if strong else 1.1,

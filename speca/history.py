@@ -88,8 +88,9 @@ class History:
 
     def move(self, place: Callable[[Tensor], Tensor]) -> None:
         """Everything to where `place` puts it, one anchor after the other."""
-        for i, anchor in enumerate(self._anchors):
-            self._anchors[i] = anchor.moved(place)
+        anchors = self._anchors  # the stream's own thread may have others meanwhile
+        for i, anchor in enumerate(anchors):
+            anchors[i] = anchor.moved(place)
 
     def record(self, anchor: Anchor) -> None:
         """What has features of other shapes is dropped: nothing can be forecast from both. A network that keeps part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
@@ -16,15 +17,17 @@ from .verify import CARRIED_GROWTH, threshold_at
 
 
 class Pace:
-    """Of one run. It keeps nothing but how often the sampler calls in a step."""
+    """Of one run. It keeps nothing but how often the sampler calls in a step. Thread-safe."""
 
     def __init__(self, config: SpeCaConfig, header: RunHeader) -> None:
         self._config = config
         self._steps = header.steps
         self._by_step: Counter[tuple[int, Hashable]] = Counter()
+        self._lock = threading.Lock()
 
     def made(self, call: Call) -> None:
-        self._by_step[call.step, call.streams[0]] += 1
+        with self._lock:
+            self._by_step[call.step, call.streams[0]] += 1
 
     def threshold(
         self, call: Call, streams: Sequence[Stream], splittable: bool, tally: Tally
@@ -44,11 +47,13 @@ class Pace:
     def _calls_left(self, call: Call) -> tuple[int, int]:
         """(of this call's streams, of all), this one included, if the sampler goes on as in the last whole step."""
         key, step = call.streams[0], call.step
-        whole = {s: n for (s, k), n in self._by_step.items() if k == key and s < step}
-        made = self._by_step[step, key]
+        with self._lock:
+            by_step = Counter(self._by_step)
+        whole = {s: n for (s, k), n in by_step.items() if k == key and s < step}
+        made = by_step[step, key]
         per_step = max(whole[max(whole)] if whole else 1, made + 1)
         own = max((self._steps - step) * per_step - made, 1)
-        streams = len({k for _, k in self._by_step} | {key})
+        streams = len({k for _, k in by_step} | {key})
         return own, own * streams
 
     def _forecasts(self, call: Call, streams: Sequence[Stream], own: int) -> Forecasts:

@@ -22,7 +22,7 @@ from ..speca.comparison import (
     ssim,
     summary,
 )
-from .inputs import advanced, schema
+from .inputs import advanced, sampling, schema
 from .picture import AMPLIFIED, compared
 
 log = logging.getLogger(__name__)
@@ -55,15 +55,7 @@ class SpeCaCompare(io.ComfyNode):
             "what each took. The run without SpeCa is kept: after a change of SpeCa's settings only the fast run is "
             "made.",
             inputs=[
-                io.Noise.Input("noise", tooltip="The noise of both runs, as for SamplerCustomAdvanced."),
-                io.Guider.Input(
-                    "guider",
-                    tooltip="A guider whose model has SpeCa: connect its model to the SpeCa node's output. The run "
-                    "without SpeCa is made with the same guider.",
-                ),
-                io.Sampler.Input("sampler", tooltip="The sampler of both runs."),
-                io.Sigmas.Input("sigmas", tooltip="The steps of both runs."),
-                io.Latent.Input("latent_image", tooltip="What both runs start from, empty or not."),
+                *sampling("both runs", "The run without SpeCa is made with the same guider."),
                 io.Vae.Input(
                     "vae",
                     optional=True,

@@ -23,3 +23,23 @@ def advanced(an_input: io.Input) -> io.Input:
     an_input.extra_dict = {**(an_input.extra_dict or {}), "advanced": True}
     an_input.optional = True
     return an_input
+
+
+def sampling(runs: str, of_guider: str, **other: str) -> list[io.Input]:
+    """What SamplerCustomAdvanced takes. runs: whose it is, as "both runs". of_guider: what more is said of the guider.
+    other: an input's tooltip in the place of the usual one."""
+    tooltips = {
+        "noise": f"The noise of {runs}, as for SamplerCustomAdvanced.",
+        "guider": f"A guider whose model has SpeCa: connect its model to the SpeCa node's output. {of_guider}",
+        "sampler": f"The sampler of {runs}.",
+        "sigmas": f"The steps of {runs}.",
+        "latent_image": f"What {runs} start from, empty or not.",
+    }
+    kinds = (io.Noise, io.Guider, io.Sampler, io.Sigmas, io.Latent)
+    said = (tooltips | other).items()
+    return [kind.Input(name, tooltip=text) for kind, (name, text) in zip(kinds, said, strict=True)]
+
+
+def vae_for_psnr() -> io.Input:
+    said = "Decodes results, so that PSNR is that of pictures. Without one it is the latents'."
+    return io.Vae.Input("vae", optional=True, tooltip=said)

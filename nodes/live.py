@@ -7,6 +7,7 @@ and nothing is sent.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import queue
@@ -210,6 +211,11 @@ def origin(node_id: str | None) -> events.Origin:
     except Exception:
         logging.debug("SpeCa: the running prompt could not be identified", exc_info=True)
     return events.Origin(prompt_id, workflow_id, node_id, sampler_node_id)
+
+
+def origin_of(node: Any) -> Callable[[], events.Origin]:
+    """`origin` of a node's class while it is executed; its `hidden` is None where a script calls it."""
+    return functools.partial(origin, getattr(node.hidden, "unique_id", None))
 
 
 def _workflow_id(prompt_id: str) -> str | None:

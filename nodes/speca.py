@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from comfy_api.latest import io
 
 from ..speca.comfyui.attach import attach
@@ -206,11 +204,9 @@ class SpeCa(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, **settings) -> io.NodeOutput:
-        hidden = cls.hidden  # None where a script calls the node
-        origin = functools.partial(live.origin, None if hidden is None else hidden.unique_id)
         name = settings.pop("saved_settings", saved_settings.NONE)
         config, note = saved_settings.applied(name, SpeCaConfig(**settings), model.model)
-        return io.NodeOutput(attach(model, config, live.listener, origin, note))
+        return io.NodeOutput(attach(model, config, live.listener, live.origin_of(cls), note))
 
 
 NODES = [SpeCa]

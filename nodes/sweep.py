@@ -20,7 +20,7 @@ from ..speca.comfyui.attach import attachment_on, with_settings
 from ..speca.comfyui.compare import Comparison, tensors_of
 from ..speca.comparison import relative_error
 from .compare import sample
-from .inputs import schema
+from .inputs import sampling, schema, vae_for_psnr
 from .tradeoff import Plot
 from .tune import psnr_of_latents
 
@@ -42,15 +42,11 @@ class SpeCaSweep(io.ComfyNode):
             description="Samples with each of several thresholds and seeds, each seed once without SpeCa, and writes a "
             "table (CSV) and a plot of speed against PSNR into the output folder.",
             inputs=[
-                io.Noise.Input("noise", tooltip="The noise of the first seed; others count up from its seed."),
-                io.Guider.Input(
-                    "guider",
-                    tooltip="A guider whose model has SpeCa: connect its model to the SpeCa node's output. All but the "
-                    "threshold is taken from that node.",
+                *sampling(
+                    "all runs",
+                    "All but the threshold is taken from that node.",
+                    noise="The noise of the first seed; others count up from its seed.",
                 ),
-                io.Sampler.Input("sampler", tooltip="The sampler of all runs."),
-                io.Sigmas.Input("sigmas", tooltip="The steps of all runs."),
-                io.Latent.Input("latent_image", tooltip="What all runs start from, empty or not."),
                 io.String.Input(
                     "thresholds",
                     optional=True,
@@ -71,11 +67,7 @@ class SpeCaSweep(io.ComfyNode):
                     default="speca/sweep",
                     tooltip="Folder and beginning of the names of the two files in the output folder.",
                 ),
-                io.Vae.Input(
-                    "vae",
-                    optional=True,
-                    tooltip="Decodes results, so that PSNR is that of pictures. Without one it is the latents'.",
-                ),
+                vae_for_psnr(),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="PSNR over speedup, one curve for each seed."),

@@ -16,7 +16,7 @@ from ..speca.recording import GIGABYTE
 from ..speca.tuning import Goal, Search, to_json, verdict
 from . import live, saved_settings
 from .compare import sample
-from .inputs import advanced, schema
+from .inputs import advanced, sampling, schema, vae_for_psnr
 from .tradeoff import Plot
 
 log = logging.getLogger(__name__)
@@ -36,15 +36,12 @@ class SpeCaTune(io.ComfyNode):
             "Records one run without SpeCa, tries settings on what it recorded, and checks the best in up to three "
             "real runs.",
             inputs=[
-                io.Noise.Input("noise", tooltip="The noise of all runs, as for SamplerCustomAdvanced."),
-                io.Guider.Input(
-                    "guider",
-                    tooltip="A guider whose model has SpeCa: connect its model to the SpeCa node's output. What is not "
-                    "tuned (metric, forecaster, start and end) is taken from that node.",
+                *sampling(
+                    "all runs",
+                    "What is not tuned (metric, forecaster, start and end) is taken from that node.",
+                    sampler="The sampler that you will use: settings are for this one.",
+                    sigmas="The steps that you will use.",
                 ),
-                io.Sampler.Input("sampler", tooltip="The sampler that you will use: settings are for this one."),
-                io.Sigmas.Input("sigmas", tooltip="The steps that you will use."),
-                io.Latent.Input("latent_image", tooltip="What the runs start from, empty or not."),
                 io.Combo.Input(
                     "goal",
                     optional=True,
@@ -80,11 +77,7 @@ class SpeCaTune(io.ComfyNode):
                     tooltip="Saves what was found under this name; the SpeCa node then offers it in saved_settings "
                     "(press R, or reload the page, to refresh its list). Empty: nothing is saved.",
                 ),
-                io.Vae.Input(
-                    "vae",
-                    optional=True,
-                    tooltip="Decodes results, so that PSNR is that of pictures. Without one it is the latents'.",
-                ),
+                vae_for_psnr(),
                 advanced(
                     io.Float.Input(
                         "memory_limit_gb",
@@ -140,9 +133,7 @@ class SpeCaTune(io.ComfyNode):
             found = {key: told[key] for key in ("goal", "summary")}
             log.info("SpeCa Tune: saved as %s", saved_settings.save(name, tuned.config, tuned.identity, found))
         image = _plot(tuned.search).picture()
-        hidden = cls.hidden  # None where a script calls the node
-        origin = functools.partial(live.origin, None if hidden is None else hidden.unique_id)
-        model = attach(guider.model_patcher, tuned.config, live.listener, origin)
+        model = attach(guider.model_patcher, tuned.config, live.listener, live.origin_of(cls))
         shown = {
             "text": [told["summary"]],
             "speca_tune": [json.dumps(told)],

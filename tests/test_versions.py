@@ -87,6 +87,54 @@ class TestRenamed:
     def test_what_fits_nothing_keeps_its_name(self, versions: Any) -> None:
         assert versions.renamed({"a_norm.scale": 1, "b.scale": 2}, ["b.weight"]) == {"a_norm.scale": 1, "b.scale": 2}
 
+    def test_what_a_network_no_more_has_and_never_used_is_left_out(self, versions: Any) -> None:
+        weights = {"norm_final.weight": 1, "layers.0.norm_final.weight": 2, "x.weight": 3}
+        assert versions.renamed(weights, ["x.weight"]) == {"layers.0.norm_final.weight": 2, "x.weight": 3}
+        assert versions.renamed(weights, list(weights)) == weights
+
+
+@pytest.fixture
+def zoo(versions: Any) -> Any:
+    return comfy_env.from_benchmarks("zoo.build")
+
+
+@pytest.mark.parametrize("name", ["flux-fluent", "hunyuan-arcade"])
+def test_a_model_of_the_zoo_is_built_of_a_newer_class(zoo: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    spec = zoo.ZOO[name]
+    module, _, parameters = zoo.versions.PARAMETERS[spec.unet["image_model"]].rpartition(".")
+    of = __import__(module, fromlist=[parameters])
+    newer_class = newer(getattr(of, parameters), txt_ids_dims=list, meanflow_sum=bool, never_heard_of=bool)
+    monkeypatch.setattr(of, parameters, newer_class)
+    network = zoo.model_of(spec, 5, device=torch.device("meta")).diffusion_model
+    assert network.params.never_heard_of is False
+
+
+def test_a_model_of_the_zoo_loads_without_a_weight_that_nothing_used(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Lumina 2 is from 0.12 on."""
+    name = "lumina-clipart"
+    if not zoo.path_of(name).is_file():
+        pytest.skip(f"{name} is not there")
+    make = zoo.model_of
+
+    def without(*args: Any, **kwargs: Any) -> Any:
+        model = make(*args, **kwargs)
+        vars(model.diffusion_model)["_modules"].pop("norm_final", None)
+        return model
+
+    monkeypatch.setattr(zoo, "model_of", without)
+    patcher, _ = zoo.load(name)
+    assert not hasattr(patcher.model.diffusion_model, "norm_final")
+
+
+def test_newer_comfyui_is_told_that_it_trains(comfy: None) -> None:
+    """Its kernels for rotary positions have no gradient, and it leaves them out then."""
+    from comfy import model_management
+
+    training = comfy_env.from_benchmarks("zoo.training.loop")
+    with training.differentiable():
+        assert model_management.in_training is True
+    assert model_management.in_training is False
+
 
 class Norm(nn.Module):
     """FLUX's norm of queries and keys with its weight called otherwise."""

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .emoji_pack import versions
 from .specs import ZOO, Spec
 
 MODELS = Path(__file__).resolve().parent / "models"
@@ -60,7 +61,7 @@ def model_of(spec: Spec, n_classes: int, dtype: torch.dtype = torch.float32, dev
 
         config = DiTModelConfig(DiTConfig(**spec.unet, num_classes=n_classes))
     else:
-        config = getattr(comfy.supported_models, spec.model_class)(copy.deepcopy(spec.unet))
+        config = getattr(comfy.supported_models, spec.model_class)(copy.deepcopy(versions.fitted(spec.unet)))
     config.latent_format = _latent_format(spec)
     config.sampling_settings = {**config.sampling_settings, **spec.sampling}
     config.set_inference_dtype(dtype, None)
@@ -116,7 +117,8 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[comfy.model_pat
     model = model_of(spec, n_classes, dtype, offload)
     condition = Condition(spec, n_classes).requires_grad_(False)
     for module, prefix in ((model.diffusion_model, "diffusion_model."), (condition, "condition.")):
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict(versions.renamed(weights, module.state_dict()))
     model.eval()
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload), condition
 

@@ -1,8 +1,8 @@
-"""What differs between versions of ComfyUI, from 0.3.75 on, in its own classes of FLUX, HunyuanVideo and relatives.
+"""What differs between versions of ComfyUI, from 0.3.75 on, in its own classes of networks.
 
 Asked of the classes and networks that are there, not of a version number. From 0.4 on their parameter classes require
 fields that older ones do not know (`txt_ids_dims`, `meanflow_sum`, ...); from 0.14 on the norms of queries and keys
-call their weight `weight`, before that `scale`.
+call their weight `weight`, before that `scale`. Lumina 2 had a norm that nothing used.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ PARAMETERS = {
 }
 # Ends of names under which a weight may be stored: each stands for the others.
 SYNONYMS = (("_norm.scale", "_norm.weight"),)
+# Weights that a network had and never used, and has no more.
+UNUSED = ("norm_final.weight",)
 
 
 def fitted(unet: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +56,8 @@ def _off(field: dataclasses.Field) -> Any:
 def renamed(weights: Mapping[str, T], wanted: Collection[str]) -> dict[str, T]:
     """`weights` by the names that a network has for them (`wanted`, those of its own state dict), whichever version of
     ComfyUI they were saved with. A name that fits nothing is kept, for whoever loads them to complain of."""
-    return {_name_in(wanted, name): weight for name, weight in weights.items()}
+    used = {name: weight for name, weight in weights.items() if name in wanted or name not in UNUSED}
+    return {_name_in(wanted, name): weight for name, weight in used.items()}
 
 
 def _name_in(wanted: Collection[str], name: str) -> str:

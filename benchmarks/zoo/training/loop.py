@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -80,6 +80,19 @@ def rotate_faster() -> None:
     comfy.ldm.flux.math.apply_rope = rotate_as_complex
 
 
+@contextlib.contextmanager
+def differentiable() -> Iterator[None]:
+    """Newer ComfyUI (0.14 on) rotates by kernels that have no gradient, unless it is told that it trains."""
+    from comfy import model_management
+
+    before = getattr(model_management, "in_training", False)
+    model_management.in_training = True
+    try:
+        yield
+    finally:
+        model_management.in_training = before
+
+
 def initialise(network: nn.Module, zero: tuple[str, ...], seed: int) -> None:
     """Xavier for every matrix, zero for every bias, one for every norm scale; `zero` names what starts at nothing.
 
@@ -146,6 +159,7 @@ def learning_rate(step: int, options: argparse.Namespace) -> float:
     return options.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+@differentiable()
 def train(
     name: str,
     model: nn.Module,

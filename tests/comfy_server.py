@@ -161,7 +161,6 @@ class Client:
         self.server = server
         self.id = uuid.uuid4().hex
         self.events: list[tuple[str, Any]] = []
-        self.n_previews = 0
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._connected = threading.Event()
@@ -205,8 +204,6 @@ class Client:
                     if message.type == aiohttp.WSMsgType.TEXT:
                         event = json.loads(message.data)
                         self.events.append((event["type"], event["data"]))
-                    elif message.type == aiohttp.WSMsgType.BINARY:
-                        self.n_previews += 1
                     self._changed.notify_all()
 
     def wait_for(self, condition: Callable[[list[tuple[str, Any]]], bool], timeout: float = RUN_TIMEOUT) -> None:

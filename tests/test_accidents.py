@@ -46,7 +46,6 @@ NEIGHBOURS = {
     },
     "EasyCache": {"reuse_threshold": 0.2, "start_percent": 0.1, "end_percent": 0.9, "verbose": False},
 }
-CACHES = {name for name in NEIGHBOURS if "ache" in name}
 
 FAULTS = ("interrupt", "error", "memory", "nan", "dtype")
 

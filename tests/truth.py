@@ -1,24 +1,21 @@
 """The truth beside a run: every call of a run with SpeCa is also computed by the network on the very same input.
 
-`told` lists them while it is open; `wrong` picks those that were accepted with a true error over .3, `silent` those
-whose error the check did not see.
+`told` lists them while it is open; `silent` picks those whose error the check did not see. It knows what
+`speca.witness` tells, which it is a reference for, and besides what an error weighs and what was carried before it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from speca import comparison
 from speca.session import Session
 from speca.verify import worst_tensor
-
-WRONG = 0.3
 
 TOO_FAR = 3.0
 """A true error of so many times what was judged was not seen."""
@@ -96,10 +93,6 @@ def accepted(calls: list[Told]) -> list[Told]:
     return [call for call in calls if call.outcome == "accepted"]
 
 
-def wrong(calls: list[Told]) -> list[Told]:
-    return [call for call in accepted(calls) if not call.true <= WRONG]
-
-
 def silent(calls: list[Told]) -> list[Told]:
     """Accepted with a cost of over `TOO_FAR` times what was judged, and not `harmless`."""
     return [call for call in accepted(calls) if not call.ratio <= TOO_FAR and not call.harmless]
@@ -107,5 +100,4 @@ def silent(calls: list[Told]) -> list[Told]:
 
 def psnr(picture: Tensor, reference: Tensor) -> float:
     """In dB, of pictures in [-1, 1]."""
-    error = torch.mean((picture.double() - reference.double()) ** 2).item()
-    return math.inf if error == 0 else 10 * math.log10(4 / error)
+    return comparison.psnr(comparison.mean_square(picture[None], reference[None]).item() / 4)

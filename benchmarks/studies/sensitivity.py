@@ -27,7 +27,6 @@ from typing import Any
 from measure import environment
 
 KEY = "benchmark_one_wrong_call"
-KINDS = ("moving", "smooth")
 SIZE = 0.03
 CANDIDATES = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 1e6)
 NEVER_UNDONE = 1e6

@@ -111,6 +111,17 @@ def to_api(workflow: Workflow, node_types: Mapping[str, Mapping[str, Any]]) -> P
     return prompt
 
 
+def without_gained(queued: Prompt, known: Prompt, node_types: Mapping[str, Mapping[str, Any]]) -> Prompt:
+    """`queued` without what nodes have gained since `known` was saved: optional inputs, which a page fills in."""
+    kept = {}
+    for key, node in queued.items():
+        optional = node_types[node["class_type"]].get("optional", {})
+        said = known[key]["inputs"] if key in known else {}
+        inputs = {n: v for n, v in node["inputs"].items() if n in said or n.partition(".")[0] not in optional}
+        kept[key] = {**node, "inputs": inputs}
+    return kept
+
+
 def rectangle(node: Mapping[str, Any]) -> Rectangle:
     """(left, top, right, bottom) on the canvas, title included; `pos` is below the title."""
     (x, y), (width, height) = node["pos"], node["size"]

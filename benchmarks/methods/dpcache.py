@@ -17,8 +17,6 @@ so that a plan that ends early pays for it. Different here:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -26,15 +24,14 @@ from measure.sampling import Batch, Case, sample
 from measure.subjects import Subject
 
 from . import forecasting
-from .base import Method, Run, Setting
+from .at_speed import AtSpeed, at_speeds
+from .base import Method, Run
 from .calibration import key_of, trace
 from .forecasting import Planned, TaylorFactors, run_of
 from .plans import Plan, calls_for
 
 FIRST_FULL = 3
 SENTINEL_SHARE = 0.8
-SPEEDS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
-SHORT_SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
 
 
 def cost_tensor(features: Tensor) -> Tensor:
@@ -99,20 +96,11 @@ def plan_for(subject: Subject, case: Case, k: int) -> Plan:
     return best_plan(_COSTS[key], k)
 
 
-@dataclass(frozen=True)
-class DPCache:
+class DPCache(AtSpeed):
     """K full calls for a speed; forecasts of order 2 between."""
 
-    speed: float
-    family: str = "DPCache"
-    one_by_one: bool = False
-
-    @property
-    def label(self) -> str:
-        return f"{self.speed:g}x"
-
-    def fits(self, case: Case) -> bool:
-        return calls_for(self.speed, case.steps) > FIRST_FULL
+    family = "DPCache"
+    least_calls = FIRST_FULL + 1
 
     def run(self, subject: Subject, case: Case, batch: Batch, native: int) -> Run:
         plan = plan_for(subject, case, calls_for(self.speed, native))
@@ -120,8 +108,4 @@ class DPCache:
         return run_of(sample(patched, subject, case, batch), log, native)
 
 
-def settings(short: bool) -> list[Setting]:
-    return [DPCache(speed) for speed in (SHORT_SPEEDS if short else SPEEDS)]
-
-
-METHODS = (Method("dpcache", "DPCache", settings),)
+METHODS = (Method("dpcache", "DPCache", at_speeds(DPCache)),)

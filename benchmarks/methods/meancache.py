@@ -33,17 +33,15 @@ from torch import Tensor
 from measure.sampling import Batch, Case, sample
 from measure.subjects import Subject
 
+from .at_speed import AtSpeed, at_speeds
 from .attachment import RunLog, attach_run, run_of, stream_of, transformer_options
-from .base import Method, Run, Setting
+from .base import Method, Run
 from .calibration import Mixture, Trace, key_of, trace
 from .plans import calls_for
 
 GAMMA = 5.0
 SPANS = (1, 2, 3, 4, 5)
-LEAST_CALLS = 3
 NOISY_SAMPLERS = ("ancestral", "sde", "ddpm", "lcm")
-SPEEDS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
-SHORT_SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -174,21 +172,14 @@ class _VelocityRun:
         return denoised
 
 
-@dataclass(frozen=True)
-class MeanCache:
+class MeanCache(AtSpeed):
     """B full calls for a speed, average velocities between."""
 
-    speed: float
-    family: str = "MeanCache"
-    one_by_one: bool = False
-
-    @property
-    def label(self) -> str:
-        return f"{self.speed:g}x"
+    family = "MeanCache"
 
     def fits(self, case: Case) -> bool:
         adds_noise = any(name in case.sampler for name in NOISY_SAMPLERS)
-        return not adds_noise and calls_for(self.speed, case.steps) >= LEAST_CALLS
+        return not adds_noise and super().fits(case)
 
     def run(self, subject: Subject, case: Case, batch: Batch, native: int) -> Run:
         schedule = schedule_for(subject, case, calls_for(self.speed, native))
@@ -196,8 +187,4 @@ class MeanCache:
         return run_of(sample(patched, subject, case, batch), log, native)
 
 
-def settings(short: bool) -> list[Setting]:
-    return [MeanCache(speed) for speed in (SHORT_SPEEDS if short else SPEEDS)]
-
-
-METHODS = (Method("meancache", "MeanCache", settings),)
+METHODS = (Method("meancache", "MeanCache", at_speeds(MeanCache)),)

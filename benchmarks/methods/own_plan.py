@@ -18,6 +18,7 @@ from measure.sampling import Batch, Case
 from measure.subjects import Subject
 from speca.policy import Decision, situation
 
+from .at_speed import SHORT_SPEEDS, AtSpeed
 from .base import Method, Run, Setting
 from .plans import Plan, calls_for, dense_early, even, fixed_interval
 from .speca import SpeCa
@@ -26,9 +27,7 @@ FIRST_FULL = 1
 INTERVALS = (2, 3, 4, 5, 6, 8, 10)
 SHORT_INTERVALS = (2, 3, 4, 6, 8)
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
-SHORT_SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
 POWERS = (1.3, 1.6)
-LEAST_CALLS = 3
 ANY_ERROR = 1e9
 
 
@@ -65,26 +64,17 @@ class OwnInterval:
 
 
 @dataclass(frozen=True)
-class OwnPlan:
+class OwnPlan(AtSpeed):
     """As many full calls as a speed allows. power: 0 for evenly up to the last call, else how early they are dense."""
 
-    speed: float
     power: float = 0.0
-    one_by_one: bool = False
 
     @property
     def family(self) -> str:
         return f"own forecast, dense early ^{self.power:g}" if self.power else "own forecast, even to the last"
 
-    @property
-    def label(self) -> str:
-        return f"{self.speed:g}x"
-
-    def fits(self, case: Case) -> bool:
-        return calls_for(self.speed, case.steps) >= LEAST_CALLS
-
     def run(self, subject: Subject, case: Case, batch: Batch, native: int) -> Run:
-        k = max(calls_for(self.speed, native, subject.depth), LEAST_CALLS)
+        k = max(calls_for(self.speed, native, subject.depth), self.least_calls)
         plan = dense_early(native, k, self.power) if self.power else even(native, k)
         return run_plan(subject, case, batch, native, plan)
 

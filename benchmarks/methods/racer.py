@@ -27,12 +27,13 @@ from measure.subjects import Subject
 from speca.forecast import newton
 
 from . import forecasting
+from .at_speed import AtSpeed, at_speeds
 from .attachment import RunLog
-from .base import Method, Run, Setting
+from .base import Method, Run
 from .calibration import key_of, others, trace
 from .forecasting import Combined, Decision, run_of
 from .plans import Plan, calls_for, growing_gaps_of
-from .spectrum import LEAST_CALLS, chebyshev, mixed
+from .spectrum import SHORT_SPEEDS, SPEEDS, Spectrum, chebyshev, mixed
 
 STEEPNESS = 4.0
 SHARE = 0.5
@@ -41,8 +42,6 @@ SHRINKAGES = ((0.0, 3.0), (0.0, 0.4), (0.1, 0.4), (0.3, 0.25))
 RISKIEST = (0.0, 0.15)
 """Shares of the forecast calls that are over the limit when none is refreshed."""
 CALIBRATION_SAMPLES = 2
-SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
-SHORT_SPEEDS = (2.0, 3.0, 4.0, 5.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -157,20 +156,12 @@ def attached(subject: Subject, n_calls: int, plan: Plan, trust: Trust) -> tuple[
     )
 
 
-@dataclass(frozen=True)
-class Racer:
+class Racer(AtSpeed):
     """As many full calls as a speed allows, placed and forecast by how far two forecasts agree."""
 
-    speed: float
-    family: str = "RACER"
-    one_by_one: bool = True
-
-    @property
-    def label(self) -> str:
-        return f"{self.speed:g}x"
-
-    def fits(self, case: Case) -> bool:
-        return calls_for(self.speed, case.steps) >= LEAST_CALLS
+    family = "RACER"
+    least_calls = Spectrum.least_calls
+    one_by_one = True
 
     def run(self, subject: Subject, case: Case, batch: Batch, native: int) -> Run:
         plan = growing_gaps_of(native, calls_for(self.speed, native))
@@ -178,8 +169,4 @@ class Racer:
         return run_of(sample(patched, subject, case, batch), log, native)
 
 
-def settings(short: bool) -> list[Setting]:
-    return [Racer(speed) for speed in (SHORT_SPEEDS if short else SPEEDS)]
-
-
-METHODS = (Method("racer", "RACER", settings),)
+METHODS = (Method("racer", "RACER", at_speeds(Racer, SPEEDS, SHORT_SPEEDS)),)

@@ -18,7 +18,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,19 +27,16 @@ from measure.sampling import Batch, Case, sample
 from measure.subjects import Subject
 from speca.adapters.base import Anatomy, exchanged_forward
 
+from .at_speed import AtSpeed, at_speeds
 from .attachment import NetworkRun, RunLog, attach_run, run_of, stream_of
-from .base import Method, Run, Setting
+from .base import Method, Run
 from .calibration import Mixture, key_of, others
 from .forecasting import Combined
 from .levels import Features, StackResiduals, blocks_of
-from .plans import calls_for
 
 BETA_OF_PICTURES, BETA_OF_CLIPS = 2.0, 3.0
 LEAST_SHARE = 1e-6
-LEAST_CALLS = 3
 CALIBRATION_SAMPLES = 2
-SPEEDS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
-SHORT_SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0)
 
 FIRST_ATTENTION = {
     "DoubleStreamBlock": "img_attn.qkv",
@@ -235,20 +231,11 @@ def distances_of(subject: Subject, case: Case, native: int) -> list[list[float]]
     return _DISTANCES[key]
 
 
-@dataclass(frozen=True)
-class SeaCache:
+class SeaCache(AtSpeed):
     """The threshold that leads to a speed on other samples."""
 
-    speed: float
-    family: str = "SeaCache"
-    one_by_one: bool = True
-
-    @property
-    def label(self) -> str:
-        return f"{self.speed:g}x"
-
-    def fits(self, case: Case) -> bool:
-        return calls_for(self.speed, case.steps) >= LEAST_CALLS
+    family = "SeaCache"
+    one_by_one = True
 
     def run(self, subject: Subject, case: Case, batch: Batch, native: int) -> Run:
         threshold = threshold_for(distances_of(subject, case, native), native / self.speed)
@@ -256,8 +243,4 @@ class SeaCache:
         return run_of(sample(patched, subject, case, batch), log, native)
 
 
-def settings(short: bool) -> list[Setting]:
-    return [SeaCache(speed) for speed in (SHORT_SPEEDS if short else SPEEDS)]
-
-
-METHODS = (Method("seacache", "SeaCache", settings),)
+METHODS = (Method("seacache", "SeaCache", at_speeds(SeaCache)),)

@@ -20,6 +20,7 @@ from measure.subjects import Subject
 from speca.forecast import newton
 
 from . import forecasting
+from .at_speed import AtSpeed
 from .base import Method, Run, Setting
 from .forecasting import Combined, Planned, run_of
 from .plans import calls_for, growing_gaps_of
@@ -28,7 +29,6 @@ DEGREE = 4
 PENALTY = 0.1
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 SHORT_SPEEDS = (2.0, 3.0, 4.0, 5.0, 6.0)
-LEAST_CALLS = 4
 
 
 def chebyshev(
@@ -55,23 +55,15 @@ def mixed(times: Sequence[float], t: float, n: float, share: float) -> list[floa
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(AtSpeed):
     """`share` of the forecast is the fit: 1 in the paper, 0.5 recommended since."""
 
-    speed: float
     share: float = 0.5
-    one_by_one: bool = False
+    least_calls = 4
 
     @property
     def family(self) -> str:
         return f"Spectrum {self.share:g}"
-
-    @property
-    def label(self) -> str:
-        return f"{self.speed:g}x"
-
-    def fits(self, case: Case) -> bool:
-        return calls_for(self.speed, case.steps) >= LEAST_CALLS
 
     def run(self, subject: Subject, case: Case, batch: Batch, native: int) -> Run:
         plan = growing_gaps_of(native, calls_for(self.speed, native))

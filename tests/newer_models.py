@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import torch
 
-from tiny_models import _FLUX, _LUMINA2, _MASKED, _WAN, N_TOKENS, POOLED, WIDTH, Prompt, Spec, gaussian
+from tiny_models import _FLUX, _MASKED, _WAN, _Z_IMAGE, N_TOKENS, POOLED, WIDTH, Prompt, Spec, gaussian
 
 _IMAGE, _VIDEO, _FLUX2 = (1, 16, 8, 8), (1, 16, 3, 8, 8), (1, 128, 4, 4)
 _ONE_FRAME = (1, 16, 1, 8, 8)
@@ -213,21 +213,11 @@ SPECS: dict[str, Spec] = {
     ),
     "z_image_pixel": Spec(
         "ZImagePixelSpace",
-        _LUMINA2
+        _Z_IMAGE
         | {
             "image_model": "zimage_pixel",
             "in_channels": 3,
             "patch_size": 4,
-            "dim": 256,
-            "n_heads": 16,
-            "n_kv_heads": 16,
-            "axes_dims": [4, 6, 6],
-            "axes_lens": [1536, 512, 512],
-            "rope_theta": 256.0,
-            "ffn_dim_multiplier": 8.0 / 3.0,
-            "z_image_modulation": True,
-            "time_scale": 1000.0,
-            "pad_tokens_multiple": 32,
             "decoder_hidden_size": 64,
             "decoder_num_res_blocks": 1,
             "decoder_max_freqs": 4,

@@ -96,14 +96,21 @@ def comparison(comfy: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    return counted(monkeypatch)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, interrupt_at: int = 0) -> list[None]:
     """Grows with each call of a FLUX network, speculated ones included; a rejected call is two."""
     import comfy.ldm.flux.model as flux
+    import comfy.model_management
 
     native, made = flux.Flux.forward, []
 
     @functools.wraps(native)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         made.append(None)
+        if len(made) == interrupt_at:
+            comfy.model_management.interrupt_current_processing()
         return native(self, *args, **kwargs)
 
     monkeypatch.setattr(flux.Flux, "forward", forward)
@@ -337,22 +344,10 @@ class TestCancel:
     # The network's call at which a run is interrupted: the warm-up, in the middle of each run, and their last calls.
     @pytest.mark.parametrize("call", [1, 6, 1 + STEPS, 7 + STEPS, 1 + 2 * STEPS])
     def test_nothing_is_left_behind(self, graphs: Any, monkeypatch: Any, call: int, comparison: Any) -> None:
-        import comfy.ldm.flux.model as flux
-        import comfy.model_management
-
         # Threshold 0: as many calls of the network as of the sampler.
         settings = {"threshold": 0.0}
         expected = latents(graphs.run(by_sampler_custom(graph(**settings))))
-        native, made = flux.Flux.forward, []
-
-        @functools.wraps(native)
-        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            made.append(None)
-            if len(made) == call:
-                comfy.model_management.interrupt_current_processing()
-            return native(self, *args, **kwargs)
-
-        monkeypatch.setattr(flux.Flux, "forward", forward)
+        made = counted(monkeypatch, interrupt_at=call)
         result = graphs.run(graph(**settings))
         assert not result.success
         assert "execution_interrupted" in [name for name, _ in result.messages]

@@ -67,28 +67,15 @@ def test_the_demo_shows_both_pictures_and_the_numbers(graphs: comfy_env.Graphs, 
 
 @pytest.fixture(params=["pinned frontend", "1.58.1"])
 def demo_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[comfy_server.Server]:
-    arguments = []
-    if request.param != "pinned frontend":
-        if not browsers.has_newer_frontend():
-            pytest.skip("no newer frontend: run `python dev.py setup`")
-        arguments = ["--front-end-root", str(browsers.NEWER_FRONTEND)]
+    arguments = browsers.frontend_arguments(request.param != "pinned frontend")
     with comfy_server.Server(tmp_path, arguments=arguments) as server:
         yield server
 
 
 @pytest.fixture
 def page(chromium: str, tmp_path: Path) -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
-            executable_path=chromium,
-            headless=True,
-            viewport={"width": 1600, "height": 950},
-            args=list(browsers.FLAGS),
-        )
-        yield context.pages[0]
-        context.close()
+    with browsers.opened_page(chromium, tmp_path / "profile", 1600, 950) as page:
+        yield page
 
 
 def test_the_address_opens_the_graph_and_run_gives_pictures(

@@ -355,10 +355,8 @@ def _servers(comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     running: dict[str, comfy_server.Server] = {}
 
     def server(frontend: str) -> comfy_server.Server:
-        if frontend == "recent" and not browsers.has_newer_frontend():
-            pytest.skip("no recent frontend: run `python dev.py setup`")
         if frontend not in running:
-            arguments = ["--front-end-root", str(browsers.NEWER_FRONTEND)] if frontend == "recent" else []
+            arguments = browsers.frontend_arguments(frontend == "recent")
             # A page without a graphics card draws its canvas on the processor that computes the runs.
             settings = {
                 "Comfy.Minimap.Visible": False,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from test_compare import EMOJI, calls, comparison, edited, graph, left_behind
+from test_compare import EMOJI, calls, comparison, counted, edited, graph, left_behind
 
 pytestmark = pytest.mark.comfy
 __all__ = ["calls", "comparison"]  # fixtures
@@ -76,18 +76,7 @@ def test_a_guider_without_speca(graphs: Any, output: Path) -> None:
 def test_a_cancelled_sweep_leaves_nothing(
     graphs: Any, output: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    import comfy.ldm.flux.model as flux
-    import comfy.model_management
-
-    native, made = flux.Flux.forward, []
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        made.append(None)
-        if len(made) == call:
-            comfy.model_management.interrupt_current_processing()
-        return native(self, *args, **kwargs)
-
-    monkeypatch.setattr(flux.Flux, "forward", forward)
+    counted(monkeypatch, interrupt_at=call)
     result = graphs.run(sweep(thresholds="0.1, 0.6", seeds=2))
     assert not result.success
     assert "execution_interrupted" in [name for name, _ in result.messages]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from speca.tuning import Figures, Goal, Search, Settings, first, psnr_of, verdict
-from test_compare import edited, left_behind
+from test_compare import counted, edited, left_behind
 
 pytestmark = pytest.mark.comfy
 
@@ -169,24 +169,14 @@ def _flux() -> Any:
 class TestCancel:
     @pytest.mark.parametrize("phase", ["warm-up", "recording", "replay", "real run"])
     def test_nothing_is_left_behind(self, graphs: Any, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-        import comfy.ldm.flux.model as flux
         import comfy.model_management
 
         from speca.recording import RecordedNetwork
 
         interrupt = comfy.model_management.interrupt_current_processing
         steps = 8
-        at = {"warm-up": 1, "recording": 5, "real run": 5}.get(phase, 10**9)
-        native, made = flux.Flux.forward, []
+        counted(monkeypatch, interrupt_at={"warm-up": 1, "recording": 5}.get(phase, 0))
         replaying: list[None] = []
-
-        @functools.wraps(native)
-        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            made.append(None)
-            if len(made) == at and phase != "real run":
-                interrupt()
-            return native(self, *args, **kwargs)
-
         full = RecordedNetwork.full
 
         def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -195,7 +185,6 @@ class TestCancel:
                 interrupt()
             return full(self, *args, **kwargs)
 
-        monkeypatch.setattr(flux.Flux, "forward", forward)
         monkeypatch.setattr(RecordedNetwork, "full", recorded)
         with pytest.MonkeyPatch.context() as patch:
             if phase == "real run":

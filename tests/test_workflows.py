@@ -320,11 +320,7 @@ def test_refreshing_changes_only_what_is_stale(graphs: comfy_env.Graphs, path: P
 
 @pytest.fixture(scope="module", params=["pinned", "1.58.1"])
 def frontend(request: pytest.FixtureRequest, comfy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    arguments = []
-    if request.param != "pinned":
-        if not browsers.has_newer_frontend():
-            pytest.skip("no newer frontend: run `python dev.py setup`")
-        arguments = ["--front-end-root", str(browsers.NEWER_FRONTEND)]
+    arguments = browsers.frontend_arguments(request.param != "pinned")
     # Its dialog would ask the hub for the sizes of the files.
     settings = {"Comfy.Workflow.ShowMissingModelsWarning": False}
     folder = tmp_path_factory.mktemp("workflows")
@@ -334,17 +330,8 @@ def frontend(request: pytest.FixtureRequest, comfy: None, tmp_path_factory: pyte
 
 @pytest.fixture(scope="module")
 def page(frontend: Any, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("profile")),
-            executable_path=chromium,
-            headless=True,
-            viewport={"width": 1920, "height": 1000},
-            args=list(browsers.FLAGS),
-        )
-        yield context.pages[0]
-        context.close()
+    with browsers.opened_page(chromium, tmp_path_factory.mktemp("profile"), 1920, 1000) as page:
+        yield page
 
 
 LOADED = """async () => {

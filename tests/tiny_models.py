@@ -185,6 +185,18 @@ _LUMINA2 = {
     "qk_norm": True,
     "multiple_of": 32,
 }
+_Z_IMAGE = _LUMINA2 | {
+    "dim": 256,
+    "n_heads": 16,
+    "n_kv_heads": 16,
+    "axes_dims": [4, 6, 6],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "ffn_dim_multiplier": 8.0 / 3.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
 _COSMOS = {
     "max_img_h": 240,
     "max_img_w": 240,
@@ -381,23 +393,7 @@ SPECS: dict[str, Spec] = {
         _IMAGE,
         cfg=3.0,
     ),
-    "z_image": Spec(
-        "ZImage",
-        _LUMINA2
-        | {
-            "dim": 256,
-            "n_heads": 16,
-            "n_kv_heads": 16,
-            "axes_dims": [4, 6, 6],
-            "axes_lens": [1536, 512, 512],
-            "rope_theta": 256.0,
-            "ffn_dim_multiplier": 8.0 / 3.0,
-            "z_image_modulation": True,
-            "time_scale": 1000.0,
-            "pad_tokens_multiple": 32,
-        },
-        _IMAGE,
-    ),
+    "z_image": Spec("ZImage", _Z_IMAGE, _IMAGE),
     "ltxv": Spec(
         "LTXV",
         {

@@ -177,14 +177,18 @@ def psnr_of(a: torch.Tensor, b: torch.Tensor) -> float:
     return -10 * math.log10((a - b).square().mean().item())
 
 
-def test_a_video_shows_its_middle_and_its_worst_frame(graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def decode_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As VAEs of videos do; newer versions' pixel_space gives the first frame alone."""
     import comfy.sd
 
     def decode(self: Any, samples: torch.Tensor) -> torch.Tensor:
-        """As VAEs of videos do; newer versions' pixel_space gives the first frame alone."""
         return ((samples + 1) / 2).clamp(0, 1).movedim(1, -1)
 
     monkeypatch.setattr(comfy.sd.VAE, "decode", decode)
+
+
+def test_a_video_shows_its_middle_and_its_worst_frame(graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode_clips(monkeypatch)
     result = graphs.run(edited(graph(VIDEO), "6", steps=8))
     told = report(result)
     assert told["run"]["accepted"] > 0

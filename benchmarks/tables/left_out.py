@@ -10,6 +10,8 @@ from left_out.choose import SHOWN, Measured, Row, Where, best_of, choose, gather
 from measure.curve import at_least
 from methods import METHODS, OWN
 
+from .markdown import table
+
 README_STEPS = 28
 
 
@@ -54,17 +56,13 @@ def write(rows: Sequence[Row], out: Path) -> str:
 
 
 def _table(measured: Mapping[Where, Measured], chosen: Mapping[str, str], steps: int) -> str:
-    lines = [
+    here = {model: m for (model, n), m in measured.items() if n == steps}
+    return table(
         f"{steps} steps: SpeCa's PSNR in dB, mean / tenth percentile / worst sample, and in brackets how far its mean "
         "is above the best rival's, and which that is.",
-        "",
-        "| left out | " + " | ".join(f"{speed:g}x" for speed in SHOWN) + " |",
-        "| --- |" + " --- |" * len(SHOWN),
-    ]
-    for (model, n), m in measured.items():
-        if n == steps:
-            lines.append(f"| {model} | " + " | ".join(_cell(m, chosen[model], speed) for speed in SHOWN) + " |")
-    return "\n".join(lines)
+        ["left out", *(f"{speed:g}x" for speed in SHOWN)],
+        [[model, *(_cell(m, chosen[model], speed) for speed in SHOWN)] for model, m in here.items()],
+    )
 
 
 def _cell(m: Measured, candidate: str, speed: float) -> str:
@@ -77,24 +75,19 @@ def _cell(m: Measured, candidate: str, speed: float) -> str:
 
 def _worth_of_checks(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:
     """SpeCa against its own forecast and last block with nothing checked, at a fixed interval or at a plan."""
-    lines = [
-        "What the checks are worth: dB above SpeCa's own forecast without them, at a fixed interval or a plan.",
-        "",
-        "| left out | steps | " + " | ".join(f"{speed:g}x" for speed in SHOWN) + " |",
-        "| --- | --- |" + " --- |" * len(SHOWN),
-    ]
+    rows = []
     for (model, steps), m in measured.items():
         cells = []
         for speed in SHOWN:
             own, unchecked = at_least(m.candidates[chosen[model]], speed), best_of(m.unchecked, speed)
             cells.append(f"{own.mean - unchecked[1].mean:+.1f}" if own and unchecked else "-")
-        lines.append(f"| {model} | {steps} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([model, f"{steps}", *cells])
+    said = "What the checks are worth: dB above SpeCa's own forecast without them, at a fixed interval or a plan."
+    return table(said, ["left out", "steps", *(f"{speed:g}x" for speed in SHOWN)], rows)
 
 
 def _choices(chosen: Mapping[str, str]) -> str:
-    lines = ["What was chosen on the others:", "", "| left out | chosen |", "| --- | --- |"]
-    return "\n".join([*lines, *(f"| {model} | {name} |" for model, name in chosen.items())])
+    return table("What was chosen on the others:", ["left out", "chosen"], chosen.items())
 
 
 def _goals(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from measure.curve import Point, at_least, frontier
 from methods import METHODS, RIVALS
 
+from .markdown import table
+
 Row = Mapping[str, str]
 
 SPEEDS = (2.0, 3.0, 5.0)
@@ -127,7 +129,7 @@ def main_table(usual: Sequence[Cell]) -> str:
         title = f"**{METHODS[name].title}**" if name == "speca" else METHODS[name].title
         rows.append([title, *columns])
     gains = [" / ".join(_gain(at[id(cell)][speed]) for speed in SPEEDS) for cell in usual]
-    return _table(
+    return table(
         "PSNR in dB against the uncached picture at a speedup of 2x / 3x / 5x, computed for the real model's depth "
         "(57, 28, 60 blocks); euler, simple schedule, no guidance. A dash: never that fast.",
         ["", *head],
@@ -151,7 +153,7 @@ def surpassed(usual: Sequence[Cell]) -> str:
                 for span in spans
             ]
             rows.append([cell.title, f"{cell.steps}", title, ", ".join(texts)])
-    return _table(
+    return table(
         "Where from 1.5x to 6x, in steps of 0.1x, a rival is above SpeCa; computed speedup, euler, simple schedule, no "
         "guidance.",
         ["model", "steps", "ahead of SpeCa", "where"],
@@ -169,12 +171,6 @@ def _spans(behind: Sequence[tuple[float, str, float]]) -> list[list[tuple[float,
         else:
             spans.append([here])
     return spans
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join([caption, "", *lines])
 
 
 def _cell_text(at: Mapping[str, float], name: str) -> str:
@@ -196,7 +192,7 @@ def other_cases(cells: Sequence[Cell]) -> str:
     others = [cell for cell in cells if not cell.usual and "speca" in cell.methods and len(cell.methods) > 1]
     if not others:
         return ""
-    return _table(
+    return table(
         "Other samplers, schedules and guidance: SpeCa's PSNR, and in brackets dB above the best rival.",
         ["model", "steps", "sampler", "schedule", "cfg", *(f"{speed:g}x" for speed in SPEEDS)],
         [
@@ -220,7 +216,7 @@ def wall_clock(timed: Sequence[Cell]) -> str:
         best = best_rival(at)
         return f"{_gain(at)}, {METHODS[best[0]].title}" if best else _gain(at)
 
-    return _table(
+    return table(
         "At equal *measured* speedup of the small models, batch 1, euler, simple schedule, no guidance: SpeCa's PSNR, "
         "and in brackets dB above the best rival and which that is.",
         ["model", "steps", *(f"{speed:g}x" for speed in MEASURED_SPEEDS)],

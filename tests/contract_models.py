@@ -207,7 +207,7 @@ _OF_ONE_SIZE = frozenset({"MiniMaxMusic3"})
 NEEDS_COND_AND_UNCOND = frozenset({"hunyuan3d21"})
 
 # What the network gives is another tensor than the latent (picture and sound apart), or does not follow from it.
-OUTPUT_WITHOUT_LATENT = frozenset({"minimax_h3", "ltx2", "wan21_flow_rvs"})
+OUTPUT_WITHOUT_LATENT = frozenset({"minimax_h3", "ltx2", "ltx23", "ltx25", "wan21_flow_rvs"})
 
 # Part of each block runs on accepted calls too: the branch of Wan-Animate 2's pose video.
 HALF_A_BLOCK_ALWAYS_RUNS = frozenset({"wan_animate2"})

@@ -89,6 +89,14 @@ _LTX2 = {
     "connector_num_attention_heads": WIDTH // 16,
     "connector_num_layers": 1,
 }
+_LTX23 = _LTX2 | {
+    "apply_gated_attention": True,
+    "cross_attention_adaln": True,
+    "caption_proj_before_connector": True,
+    "connector_apply_gated_attention": True,
+}
+_LTX23_PROMPT = Prompt((1, N_TOKENS, 64 + 32), fixed={"frame_rate": 25})
+_LTX25 = _LTX23 | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
 
 SPECS: dict[str, Spec] = {
     "minimax_h3": Spec(
@@ -248,6 +256,9 @@ SPECS: dict[str, Spec] = {
         cfg=3.0,
     ),
     "ltx2": Spec("LTXAV", _LTX2, (1, 128, 2, 4, 4), Prompt(fixed={"frame_rate": 25}), cfg=3.0, sound=(1, 8, 5, 16)),
+    # Their text comes as wide as picture and sound together.
+    "ltx23": Spec("LTXAV", _LTX23, (1, 128, 2, 4, 4), _LTX23_PROMPT, cfg=3.0, sound=(1, 8, 5, 16)),
+    "ltx25": Spec("LTXAV", _LTX25, (1, 128, 2, 4, 4), _LTX23_PROMPT, cfg=3.0, sound=(1, 8, 5, 16)),
     "wan21_flow_rvs": Spec("WAN21_FlowRVS", _WAN | {"model_type": "flow_rvs"}, _VIDEO),
     "wan21_scail": Spec(
         "WAN21_SCAIL", _WAN | {"model_type": "scail", "in_dim": 20}, _VIDEO, Prompt(fixed=_SCAIL), cfg=5.0

@@ -20,6 +20,6 @@ LTX2 = Architecture(
     title="LTX-2",
     networks=("LTXAVModel",),
     stages=STAGES,
-    models=("LTX-2 (picture and sound)",),
+    models=("LTX-2, 2.3, 2.5 (picture and sound)",),
     since="0.8",
 )

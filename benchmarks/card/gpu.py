@@ -124,7 +124,9 @@ def _core(model_class: str, config: dict[str, Any]) -> Callable[[torch.dtype, to
     def build(dtype: torch.dtype, device: torch.device) -> Any:
         import comfy.supported_models
 
-        model_config = getattr(comfy.supported_models, model_class)(dict(config))
+        from zoo.emoji_pack import versions
+
+        model_config = getattr(comfy.supported_models, model_class)(versions.fitted(config))
         model_config.set_inference_dtype(dtype, None)
         return model_config.get_model({}, "", device=device)
 

@@ -16,14 +16,10 @@ Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Latent:
-    """What a call was given, x of (B, ...), and how much of its output follows from x alone.
-
-    output = carry * x + spread * rest, `rest` being of the order of 1 (`schedule.NoiseLevel`).
-    """
+    """What a call was given, x of (B, ...), and the noise level that it has."""
 
     x: Tensor
-    carry: float
-    spread: float
+    level: NoiseLevel
 
     def row(self, index: int) -> Latent:
         return replace(self, x=self.x[index : index + 1])

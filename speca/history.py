@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .call import Latent, Tensors
+from .spectrum import Spectrum
 
 # Elements combined at a time: bounds the fp32 working copy to 64 MB, whatever the length of a video.
 CHUNK = 1 << 24
@@ -115,22 +116,24 @@ class History:
     def forecast_output_from(
         self, latent: Latent | None, weights: Sequence[float], device: torch.device
     ) -> Tensors | None:
-        """The output forecast as carry * x + spread * rest: the rest from the anchors, x from this very call.
+        """The output forecast in two parts: what follows from the latent alone, from this very call's, and the rest of
+        it from the anchors (`spectrum.Spectrum`).
 
         None without a latent, or if an anchor has none to tell its own rest by.
         """
-        if latent is None:
+        newest = self._anchors[-1]
+        weighed = [(weight, a) for weight, a in zip(weights, self._anchors, strict=True) if weight != 0.0]
+        if latent is None or newest.latent is None or any(anchor.latent is None for _, anchor in weighed):
             return None
-        factors, tensors = [latent.carry], [latent.x]
-        for weight, anchor in zip(weights, self._anchors, strict=True):
-            if weight == 0.0:
-                continue
-            if anchor.latent is None:
-                return None
-            scaled = weight * latent.spread / anchor.latent.spread
-            factors += [-scaled * anchor.latent.carry, scaled]
-            tensors += [anchor.latent.x, anchor.output[0]]
-        return (combine(factors, tensors, device),)
+        shown = newest.latent.level.denoised(newest.latent.x.to(device), newest.output[0].to(device))
+        spectrum = Spectrum.of(shown) if self.lone is None else Spectrum.white(shown)
+        rest = sum(
+            weight * spectrum.rest(anchor.latent.level, anchor.latent.x, anchor.output[0])
+            for weight, anchor in weighed
+            if anchor.latent is not None
+        )
+        output = spectrum.output(latent.level, latent.x.to(device), torch.as_tensor(rest))
+        return (output.to(newest.output[0].dtype),)
 
 
 def _forecast(anchors: Sequence[Tensors], weights: Sequence[float], device: torch.device) -> Tensors:

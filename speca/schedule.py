@@ -35,14 +35,8 @@ class NoiseLevel:
         return self.noise / self.signal if self.signal > 0 else math.inf
 
     @property
-    def carry(self) -> float:
-        """The share of x that the best linear denoiser of white data of unit variance would show in its output."""
-        skip = self.signal / (self.signal**2 + self.noise**2)
-        return (skip - self.latent_gain) / self.output_gain
-
-    @property
     def spread(self) -> float:
-        """The standard deviation of that denoiser's remaining error, seen in the output."""
+        """The standard deviation, seen in the output, of what the best linear denoiser of white data leaves open."""
         return self.noise / math.hypot(self.signal, self.noise) / abs(self.output_gain)
 
     def denoised(self, x: Tensor, output: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ class Streams:
         with self._lock:
             for key in call.streams:
                 if key not in self._by_key:
-                    mostly_noise = call.latent is not None and call.latent.spread < MOSTLY_NOISE_SPREAD
+                    mostly_noise = call.latent is not None and call.latent.level.spread < MOSTLY_NOISE_SPREAD
                     self._by_key[key] = Stream(self._depth, mostly_noise)
             streams = [self._by_key[key] for key in call.streams]
             for stream in streams:

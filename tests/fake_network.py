@@ -12,6 +12,7 @@ import torch
 from speca.call import Call, Exact, ForecastImpossibleError, Latent
 from speca.config import SpeCaConfig
 from speca.events import RunHeader
+from speca.schedule import NoiseLevel
 from speca.session import Session
 
 CPU = torch.device("cpu")
@@ -106,8 +107,13 @@ def errors(session):
     return [call.rows[0].error for call in session.tally.record().calls]
 
 
+def latent_of(x, follows, spread):
+    """Of pure noise: of x, whatever pictures are like, the share `follows` shows in the output."""
+    return Latent(x, NoiseLevel(1.0, signal=0.0, noise=1.0, latent_gain=-follows / spread, output_gain=1 / spread))
+
+
 def call_at(time, step, x=None, spread=1.0, renoised=False):
-    latent = None if x is None else Latent(torch.full((1, 4), x), 0.5, spread)
+    latent = None if x is None else latent_of(torch.full((1, 4), x), 0.5, spread)
     return Call(time, time, step, 0.0, 1, ("s",), latent=latent, renoised=renoised)
 
 
@@ -115,6 +121,6 @@ def two_full_calls(config, latents, carry=0.5):
     """A session after full calls at times 1 and 2, both with the output 4 and with `latents`."""
     session = Session(config, HEADER)
     for i, (time, x) in enumerate(zip((1.0, 2.0), latents, strict=True)):
-        latent = None if x is None else Latent(torch.full((1, 4), x), carry, 1.0)
+        latent = None if x is None else latent_of(torch.full((1, 4), x), carry, 1.0)
         session.evaluate(Call(time, time, i, 0.0, 1, ("s",), latent=latent), FakeNetwork(time, 1, lambda t, r: 4.0))
     return session

@@ -196,7 +196,7 @@ def session_over(kind, threshold, wrong_by=0.0):
 
     for step, sigma in enumerate(SIGMAS[:-1]):
         level = kind(sigma)
-        latent = Latent(x, level.carry, level.spread)
+        latent = Latent(x, level)
         call = Call(sigma, sigma, step, 0.0, 1, ("s",), level=level, ahead=SIGMAS[step + 1], latent=latent)
         network = Network(sigma, 1)
         (out,) = session.evaluate(call, network)

@@ -45,8 +45,7 @@ def test_rows_go_conditioning_by_conditioning():
 
 def test_the_level_of_noise_comes_with_the_latent():
     call = called()
-    level = SamplingPath(NoisePrediction(), SIGMAS).level(2.0)
-    assert (call.latent.carry, call.latent.spread) == (level.carry, level.spread)
+    assert call.latent.level == call.level == SamplingPath(NoisePrediction(), SIGMAS).level(2.0)
     assert call.schedule.weight(call.step, 5.0) == SamplingPath(NoisePrediction(), SIGMAS).schedule.weight(1, 5.0)
 
 

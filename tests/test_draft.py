@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fake_network import HEADER, ONCE, REUSE, FakeNetwork, Renoised, call_at, errors, run, two_full_calls
-from speca.call import Call, Latent
+from fake_network import HEADER, ONCE, REUSE, FakeNetwork, Renoised, call_at, errors, latent_of, run, two_full_calls
+from speca.call import Call
 from speca.config import SpeCaConfig
 from speca.session import Session
 
@@ -72,7 +72,7 @@ def test_a_second_call_at_an_anchors_time_is_judged_by_what_the_latent_changed(n
     """Features and output would repeat the anchor's own and look perfect. The latent moved from 3 to `now`, and half of
     that shows in the output: (now - 3) / 2 against an output of 4."""
     session = two_full_calls(REUSE, (3.0, 3.0))
-    latent = Latent(torch.full((1, 4), now), 0.5, 1.0)
+    latent = latent_of(torch.full((1, 4), now), 0.5, 1.0)
     session.evaluate(Call(2.0, 2.0, 2, 0.0, 1, ("s",), latent=latent), FakeNetwork(2.0, 1, lambda t, r: 4.0))
     row = session.tally.record().calls[2].rows[0]
     assert row.error == pytest.approx(error)
@@ -100,7 +100,7 @@ def test_fresh_noise_in_the_latent_is_no_forecast_error():
     session = Session(SpeCaConfig(threshold=1e-5), HEADER)
     for i, (time, x) in enumerate(zip([5.0, 4.0, 3.0, 2.0, 1.0], [9.0, -7.0, 8.0, -6.0, 5.0], strict=True)):
         network = Renoised(time, x, rest=3.0)
-        latent = Latent(torch.full((1, 4), x), 0.5, 2.0)
+        latent = latent_of(torch.full((1, 4), x), 0.5, 2.0)
         call = Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True)
         (output,) = session.evaluate(call, network)
         torch.testing.assert_close(output, network._values(None))
@@ -114,7 +114,7 @@ def test_with_fresh_noise_a_forecast_amplifies_less():
     the output is 5 instead of 6, and reuse would say 4."""
     session = Session(SpeCaConfig(threshold=1.0, order=1, noise_gain_limit=100.0), HEADER)
     for i, time in enumerate([1.0, 2.0, 3.0]):
-        latent = Latent(torch.zeros(1, 4), 0.5, 2.0)
+        latent = latent_of(torch.zeros(1, 4), 0.5, 2.0)
         call = Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True)
         session.evaluate(call, Renoised(time, 0.0, rest=time))
     assert session.tally.record().calls[2].rows[0].error == pytest.approx(math.sqrt(1 / 6 * 1 / 5))

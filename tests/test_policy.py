@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fake_network import HEADER, REUSE, Renoised, errors, run
-from speca.call import Call, Latent
+from fake_network import HEADER, REUSE, Renoised, errors, latent_of, run
+from speca.call import Call
 from speca.config import SpeCaConfig
 from speca.policy import Situation, decide, needs_anchor
 from speca.session import Session
@@ -82,7 +82,7 @@ def test_with_fresh_noise_no_error_is_expected():
     config = replace(REUSE, threshold=0.9, accumulate_error=True)
     session = Session(config, HEADER)
     for i, rest in enumerate([1.0, 1.0, 2.0, 2.0, 4.0, 2.5]):
-        time, latent = 9.0 - i, Latent(torch.zeros(1, 4), 0.5, 2.0)
+        time, latent = 9.0 - i, latent_of(torch.zeros(1, 4), 0.5, 2.0)
         call = Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True)
         session.evaluate(call, Renoised(time, 0.0, rest=rest))
     outcomes = [call.outcome for call in session.tally.record().calls]

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fake_network import HEADER, ONCE, REUSE, FakeNetwork, call_at, two_full_calls
-from speca.call import Call, Latent
+from fake_network import HEADER, ONCE, REUSE, FakeNetwork, call_at, latent_of, two_full_calls
+from speca.call import Call
 from speca.session import Session
 
 
@@ -55,7 +55,7 @@ def test_samples_with_one_anchor_and_with_two_share_a_batch():
     session = Session(replace(ONCE, threshold=0.05, accumulate_error=False), HEADER)
     streams = ("a", "b")
     for i in range(3):
-        latent = Latent(torch.full((2, 4), 3.0), 0.5, 0.1)
+        latent = latent_of(torch.full((2, 4), 3.0), 0.5, 0.1)
         network = FakeNetwork(3.0 - i, 2, lambda t, r: 8.0 if r == 0 and t < 3 else 4.0, embedded=1.0)
         session.evaluate(Call(3.0 - i, 1.0, i, 0.0, 2, streams, latent=latent), network)
     ((features,), own_shares) = network.given
@@ -66,7 +66,7 @@ def test_samples_with_one_anchor_and_with_two_share_a_batch():
 def test_anchors_from_before_the_noise_are_dropped():
     """Their features hold the embedded input, later ones do not."""
     session = two_full_calls(REUSE, (3.0, 3.0))
-    latent = Latent(torch.full((1, 4), 3.0), 0.5, 1.0)
+    latent = latent_of(torch.full((1, 4), 3.0), 0.5, 1.0)
     call = Call(3.0, 3.0, 2, 0.0, 1, ("s",), latent=latent, renoised=True)
     session.evaluate(call, FakeNetwork(3.0, 1, lambda t, r: 4.0))
     assert session.tally.record().calls[2].rows[0].reason == "no_anchor"

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fake_network import HEADER, REUSE, Renoised, errors
-from speca.call import Call, Latent
+from fake_network import HEADER, REUSE, Renoised, errors, latent_of
+from speca.call import Call
 from speca.session import Session
 from speca.verify import (
     CARRIED_GROWTH,
@@ -116,7 +116,7 @@ def test_with_fresh_noise_a_sum_of_errors_does_not_grow():
     config = replace(REUSE, threshold=10.0, accumulate_error=True)
     session = Session(config, HEADER)
     for i, (time, rest) in enumerate([(5.0, 1.0), (4.0, 1.0), (3.0, 2.0), (2.0, 3.0)]):
-        latent = Latent(torch.zeros(1, 4), 0.5, 2.0)
+        latent = latent_of(torch.zeros(1, 4), 0.5, 2.0)
         session.evaluate(
             Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True), Renoised(time, 0.0, rest=rest)
         )

@@ -60,7 +60,7 @@ def describe(
         schedule=path.schedule,
         level=level,
         ahead=path.ahead(sigma),
-        latent=Latent(latent, level.carry, level.spread)
+        latent=Latent(latent, level)
         if level is not None and isinstance(latent, Tensor) and latent.shape[0] == shape[0]
         else None,
         renoised=path.renoised and level is not None,

@@ -13,8 +13,8 @@ from .forecast import Forecast, forecast_weights, reuse
 from .history import History
 from .stream import Stream
 
-# Where the sampler adds noise, anchors differ by more than time: a forecast may amplify them less. On the emoji FLUX
-# and DiT with dpmpp_2m_sde, 2 is 1 dB better at 2x than 3.5; not confirmed on other models.
+# Where the sampler adds noise, anchors differ by more than time: a forecast may amplify them less. Chosen on the emoji
+# FLUX and DiT; on the models left out, 3.5 costs dB with euler_ancestral (benchmarks/results/ablation-euler_ancestral.md).
 RENOISED_NOISE_GAIN_LIMIT = 2.0
 
 ANCHORS_TO_FORECAST = 2

@@ -1,16 +1,19 @@
 """What is each part of the rule worth? The rule without it, at the same speed, on every model.
 
     python dev.py study ablation [--models flux-fluent,dit-clipart] [--steps 28] [--parts corrector,growth]
+    python dev.py study ablation --sampler euler_ancestral
 
 Each part is switched off alone (`_parts`), the threshold goes through `THRESHOLDS`, and PSNR is read off at `SPEEDS`
 computed for real depth, between the thresholds on either side. The table shows by how much the mean and the worst
-sample are lower without the part: a part that is not worth half a decibel on the models' average should go.
+sample are lower without the part: a part that is not worth half a decibel on the models' average should go, unless it
+is with others of its kind. Of a sampler that adds noise, the parts are those for fresh noise (`NOISY`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,30 +27,33 @@ from measure.curve import Point, at
 THRESHOLDS = (0.03, 0.06, 0.1, 0.16, 0.25, 0.4, 0.6, 1.0, 1.6)
 SPEEDS = (2.0, 2.5, 3.0, 4.0, 5.0)
 FIRST_SEED = 300
+NOISY = {"euler_ancestral": (1.5, 2.0, 2.5, 3.0)}
+"""Samplers that add noise -> the speeds that are read off there."""
+FOR_NOISE = ("spectrum", "gain", "repeated")
+RENOISED_GAIN = "speca.draft.RENOISED_NOISE_GAIN_LIMIT"
 
 
 def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
     """Name -> (what it is without it, what is put in the place of what)."""
+    from speca.spectrum import Spectrum
     from speca.verify import likely_error
 
+    growth = ("speca.verify.CARRIED_GROWTH", 1.0)
+    likely = ("speca.verify.likely_error", lambda difference, reach: difference)
+    expected = ("speca.policy.expected_error", lambda *args: 0.0)
     return {
         "corrector": (
             "nothing put right by computed calls (`corrector`)",
             [("speca.corrector.Corrector.strayed", lambda *args: None)],
         ),
-        "growth": ("errors add up without growing (CARRIED_GROWTH 1)", [("speca.verify.CARRIED_GROWTH", 1.0)]),
-        "likely": (
-            "the difference alone is judged (`verify.likely_error`)",
-            [("speca.verify.likely_error", lambda difference, reach: difference)],
-        ),
+        "growth": ("errors add up without growing (CARRIED_GROWTH 1)", [growth]),
+        "likely": ("the difference alone is judged (`verify.likely_error`)", [likely]),
         "lone": (
             "one anchor judged as several are (`likely_error_of_one_anchor`)",
             [("speca.verify.likely_error_of_one_anchor", likely_error)],
         ),
-        "expected": (
-            "every check tried (`policy.expected_error`)",
-            [("speca.policy.expected_error", lambda *args: 0.0)],
-        ),
+        "expected": ("every check tried (`policy.expected_error`)", [expected]),
+        "judged": ("these three together: growth, likely error, checks bound to fail", [growth, likely, expected]),
         "shares": (
             "no share learnt from rejections (`answer.best_direct_shares`)",
             [("speca.session.best_direct_shares", lambda *args: {})],
@@ -57,7 +63,18 @@ def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
             "what an early error costs is not learnt (`undecided`; DECIDED_AT stays)",
             [("speca.undecided.Undecided.decided_at", property(lambda self: None))],
         ),
+        "spectrum": (
+            "pictures taken as white (`spectrum.Spectrum.of`)",
+            [("speca.spectrum.Spectrum.of", Spectrum.white)],
+        ),
+        "gain": ("noise gain as without fresh noise (RENOISED_NOISE_GAIN_LIMIT)", [(RENOISED_GAIN, math.inf)]),
+        "repeated": ("what the latent does not tell is repeated (RENOISED_NOISE_GAIN_LIMIT 1)", [(RENOISED_GAIN, 1.0)]),
     }
+
+
+def parts_for(sampler: str) -> list[str]:
+    """The parts that a run with this sampler has."""
+    return [part for part in _parts() if (part in FOR_NOISE) == (sampler in NOISY)]
 
 
 @contextmanager
@@ -88,11 +105,13 @@ def curve(subject: Any, case: Any, batch: Any, reference: Any) -> list[tuple[flo
 
 
 def differences(
-    whole: Sequence[tuple[float, float, float]], less: Sequence[tuple[float, float, float]]
+    whole: Sequence[tuple[float, float, float]],
+    less: Sequence[tuple[float, float, float]],
+    speeds: Sequence[float] = SPEEDS,
 ) -> list[tuple[float, float] | None]:
-    """By how many dB the mean and the worst sample are higher without the part, at each of `SPEEDS`."""
+    """By how many dB the mean and the worst sample are higher without the part, at each of `speeds`."""
     a, b = ([Point(speed, mean, worst=worst) for speed, mean, worst in sorted(points)] for points in (whole, less))
-    both = [(at(a, speed), at(b, speed)) for speed in SPEEDS]
+    both = [(at(a, speed), at(b, speed)) for speed in speeds]
     return [None if a is None or b is None else (b.mean - a.mean, b.worst - a.worst) for a, b in both]
 
 
@@ -115,9 +134,11 @@ def table(results: dict[str, dict[str, list[tuple[float, float] | None]]], descr
 
 def report(record: dict[str, Any]) -> str:
     """Of all curves that are kept: model -> part -> curve, "" being the whole rule."""
+    sampler = record["sampler"]
+    speeds = NOISY.get(sampler, SPEEDS)
     results = {
         part: {
-            name: differences(of_model[""], of_model[part])
+            name: differences(of_model[""], of_model[part], speeds)
             for name, of_model in record["curves"].items()
             if part in of_model
         }
@@ -127,7 +148,7 @@ def report(record: dict[str, Any]) -> str:
     lines = [
         "What each part of the rule is worth: by how many dB the rule without it is better (+) or worse (-) than with",
         "it, at equal speed computed for real depth. Means over",
-        f"{', '.join(f'{s:g}x' for s in SPEEDS)} where both reach it; {record['steps']} steps, euler, simple,",
+        f"{', '.join(f'{s:g}x' for s in speeds)} where both reach it; {record['steps']} steps, {sampler}, simple,",
         f"{record['samples']} samples. Half a decibel of one model is no difference.",
         "",
         table(results, lambda part: _parts()[part][0]),
@@ -140,6 +161,7 @@ def main() -> None:
     parser.add_argument("--models", help="default: all that are there")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--samples", type=int, default=6)
+    parser.add_argument("--sampler", default="euler")
     parser.add_argument("--parts", help="default: all")
     parser.add_argument("--out", type=Path, default=environment.RESULTS)
     options = parser.parse_args()
@@ -148,10 +170,11 @@ def main() -> None:
     from measure.sampling import Case, batch_of, sample
     from measure.subjects import load, trained
 
-    parts = options.parts.split(",") if options.parts else list(_parts())
-    path = options.out / "ablation.json"
+    parts = options.parts.split(",") if options.parts else parts_for(options.sampler)
+    name_of_files = "ablation" if options.sampler == "euler" else f"ablation-{options.sampler}"
+    path = options.out / f"{name_of_files}.json"
     record = json.loads(path.read_text()) if path.exists() else {"curves": {}, "weights": {}}
-    case = Case(options.steps)
+    case = Case(options.steps, options.sampler)
     for name in options.models.split(",") if options.models else trained():
         subject = load(name)
         record["weights"][name] = subject.weights
@@ -161,11 +184,12 @@ def main() -> None:
             with without(part):
                 record["curves"].setdefault(name, {})[part] = curve(subject, case, batch, reference)
             print(f"{name}: {part or 'all parts'}", flush=True)
-    record |= {"versions": environment.versions(), "steps": options.steps, "samples": options.samples}
+    of_run = {"steps": options.steps, "samples": options.samples, "sampler": options.sampler}
+    record |= {"versions": environment.versions(), **of_run}
     text = report(record)
     options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record) + "\n")
-    (options.out / "ablation.md").write_text(text + "\n")
+    path.with_suffix(".md").write_text(text + "\n")
     print(text)
 
 

@@ -143,10 +143,9 @@ def threshold_at(progress: float, threshold: float, end_factor: float) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The error that was compared, the threshold it was compared with, and a code of `events.REASONS`."""
+    """The error that was compared with the threshold, and a code of `events.REASONS`."""
 
     error: float
-    threshold: float
     reason: Literal["within", "over", "not_finite"]
 
     @property
@@ -158,8 +157,8 @@ def judge(error: float, threshold: float, accumulated: float = 0.0) -> Verdict:
     """Accept if `accumulated + error` is finite and at most `threshold`. An error that is not a number rejects."""
     total = accumulated + error
     if not math.isfinite(total):
-        return Verdict(math.inf, threshold, "not_finite")
-    return Verdict(total, threshold, "within" if total <= threshold else "over")
+        return Verdict(math.inf, "not_finite")
+    return Verdict(total, "within" if total <= threshold else "over")
 
 
 def _flat(forecast: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:

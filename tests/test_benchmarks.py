@@ -620,6 +620,15 @@ def test_ablation_reads_quality_off_between_thresholds():
     assert " - |" in lines[2]
 
 
+def test_ablation_takes_each_part_where_it_acts():
+    from studies import ablation
+
+    euler, noisy = ablation.parts_for("euler"), ablation.parts_for("euler_ancestral")
+    assert sorted([*euler, *noisy]) == sorted(ablation._parts())
+    assert "corrector" in euler
+    assert "spectrum" in noisy
+
+
 def test_ablation_switches_each_part_off_and_on_again():
     from importlib import import_module
 

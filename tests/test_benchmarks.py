@@ -606,6 +606,23 @@ def test_honesty_sees_the_true_error_of_every_accepted_call(tiny):
     assert all(judged >= 0 and true > 0 for judged, true in pairs)
 
 
+def test_samplers_are_held_against_fewer_steps_at_their_speed():
+    from measure.curve import Point
+    from studies import samplers
+
+    ours, fewer = [Point(2.0, 50.0), Point(4.0, 30.0)], [Point(1.0, 100.0), Point(2.0, 20.0)]
+    assert samplers.cell({"speca": ours, "fewer": fewer}) == "50.0 (+30.0) / -"
+
+
+def test_samplers_are_compared_with_calls_that_take_two_evaluations_a_step(tiny):
+    from measure.sampling import Case, batch_of
+    from studies import samplers
+
+    curves = samplers.compare(tiny, Case(24, "heun"), batch_of(tiny, 2))
+    assert curves["fewer"][0].speed == pytest.approx(47 / 39)  # 24 and 20 steps, the last of one evaluation
+    assert curves["speca"][-1].speed > 1.5
+
+
 def test_ablation_reads_quality_off_between_thresholds():
     from studies import ablation
 

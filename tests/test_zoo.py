@@ -142,6 +142,16 @@ def test_latents_are_the_pictures_folded(build, name):
 
 
 @specs
+def test_a_class_is_what_a_text_encoder_gives(build, name):
+    """`pooled_output` is named, be it None: some versions of a network ask for it (Lumina 2 in ComfyUI 0.4)."""
+    if ZOO[name].model_class == "DiT":
+        pytest.skip("a DiT takes the class's number")
+    ((context, further),) = build.Condition(ZOO[name], 5)(torch.tensor([0, 5]))
+    assert len(context) == 2
+    assert (further["pooled_output"] is None) == (not ZOO[name].pooled)
+
+
+@specs
 def test_every_network_learns_and_fits_into_its_file(build, name):
     """Two steps of training change the loss and leave every number finite; in half precision it is small enough."""
     from zoo import train

@@ -49,8 +49,8 @@ class Condition(nn.Module):
             from speca.dit.comfy_model import class_conditioning
 
             return class_conditioning([-1 if label == self.null else label for label in labels.tolist()])
-        pooled = {} if self.pooled is None else {"pooled_output": self.pooled(labels)}
-        return [[self.context(labels).view(len(labels), *self._shape), pooled]]
+        pooled = None if self.pooled is None else self.pooled(labels)  # named also where there is none, as by encoders
+        return [[self.context(labels).view(len(labels), *self._shape), {"pooled_output": pooled}]]
 
 
 def model_of(spec: Spec, n_classes: int, dtype: torch.dtype = torch.float32, device: Any = None) -> Any:

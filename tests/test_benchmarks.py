@@ -614,12 +614,14 @@ def test_samplers_are_held_against_fewer_steps_at_their_speed():
     assert samplers.cell({"speca": ours, "fewer": fewer}) == "50.0 (+30.0) / -"
 
 
-def test_samplers_are_compared_with_calls_that_take_two_evaluations_a_step(tiny):
+def test_samplers_are_compared_by_calls_where_a_step_takes_two(tiny, monkeypatch):
     from measure.sampling import Case, batch_of
     from studies import samplers
 
-    curves = samplers.compare(tiny, Case(24, "heun"), batch_of(tiny, 2))
-    assert curves["fewer"][0].speed == pytest.approx(47 / 39)  # 24 and 20 steps, the last of one evaluation
+    monkeypatch.setattr(samplers, "STEP_COUNTS", (8, 6))
+    monkeypatch.setattr(samplers, "THRESHOLDS", (0.1, 2.0))
+    curves = samplers.compare(tiny, Case(12, "heun"), batch_of(tiny, 1))
+    assert [p.speed for p in curves["fewer"]] == pytest.approx([23 / 15, 23 / 11])  # the last step takes one
     assert curves["speca"][-1].speed > 1.5
 
 

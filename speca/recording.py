@@ -1,8 +1,9 @@
 """A recorded run, and other settings tried on what was recorded: what a full call would compute is looked up.
 
-Recorded of every evaluation of the sampler are its latent and the picture it was told, of every call of the network the
-features that enter the last block and the output. A replay asks the same questions again: forecasts and the last block
-are run, full calls are not. It does not know how an error moves the latent, for each question is the recorded one.
+Recorded of every call of the network are its latent, the features that enter the last block and the output. A replay
+is a run of the same sampler in which forecasts and the last block are run, and full calls are not: they give what was
+recorded, moved as far as the latent has strayed. So decisions, what the sampler makes of errors and what computed calls
+put right are those of a run; what is only estimated is how the network would answer another latent.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from .budget import Prices
 from .call import Call, Exact, Network, Tensors
 from .events import Row, RunRecord
+from .schedule import DECIDED_AT
 from .session import Session
 
 GIGABYTE = 1e9
@@ -41,31 +43,23 @@ class Recordable(Network, Protocol):
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """What a full call computed, in system memory, and the seconds that it took."""
+    """What a full call computed from the latent `x`, (B, ...), in system memory, and the seconds that it took."""
 
+    sigma: float
     streams: tuple[Hashable, ...]
+    x: Tensor | None
     exact: Exact
     seconds: float
 
 
-@dataclass
-class Round:
-    """One evaluation by the sampler: the latent x, (B, ...), the sigma it asked for, (B,), and what it was told."""
-
-    x: Tensor
-    sigma: Tensor
-    denoised: Tensor | None = None
-    calls: list[RecordedCall] = field(default_factory=list)
-
-
 class Recording:
-    """The evaluations of one run, at most `limit` bytes of them. steps: of its schedule, to foresee what it will take.
+    """The calls of one run, at most `limit` bytes of them. steps: of its schedule, to foresee what it will take.
 
     seconds: spent on keeping it; the run's clock stands still meanwhile.
     """
 
     def __init__(self, limit: float, steps: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.rounds: list[Round] = []
+        self.calls: list[RecordedCall] = []
         self.nbytes = 0
         self.seconds = 0.0
         self._limit = limit
@@ -85,23 +79,16 @@ class Recording:
         finally:
             self.seconds += self._clock() - began
 
-    def begin_round(self, x: Tensor, sigma: Tensor) -> None:
-        with self.aside():
-            self.rounds.append(Round(self._kept(x), self._kept(sigma)))
-
-    def end_round(self, denoised: Tensor) -> None:
-        """Raises `RecordingTooLargeError` after the first, if as many as there are steps will not fit."""
-        with self.aside():
-            self.rounds[-1].denoised = self._kept(denoised)
-        if len(self.rounds) == 1:
-            self._must_fit(self.nbytes * self._steps)
-
     def add(self, call: Call, exact: Exact, seconds: float) -> None:
+        """Raises `RecordingTooLargeError` in the first step, if as many as there are steps will not fit."""
         with self.aside():
+            x = None if call.latent is None else self._kept(call.latent.x)
             features = exact.features and tuple(map(self._kept, exact.features))
             embedded = exact.embedded and tuple(map(self._kept, exact.embedded))
             kept = Exact(features, tuple(map(self._kept, exact.output)), embedded)
-            self.rounds[-1].calls.append(RecordedCall(call.streams, kept, seconds))
+            self.calls.append(RecordedCall(call.sigma, call.streams, x, kept, seconds))
+        if call.step == 0:
+            self._must_fit(self.nbytes * self._steps)
 
     def _kept(self, tensor: Tensor) -> Tensor:
         nbytes = tensor.numel() * tensor.element_size()
@@ -141,25 +128,36 @@ class RecordingSession(Session):
 
 
 class ReplaySession(Session):
-    """Decides as any session does. What full calls compute comes from the recording, one round after the other."""
+    """Decides as any session does. What full calls compute follows from the recorded ones."""
 
-    latents_stray = False
-
-    def replay(self, recording: Recording) -> Iterator[Round]:
-        """Its rounds, each to be asked again before the next one is taken."""
-        for recorded in recording.rounds:
-            self._left = iter(recorded.calls)
-            yield recorded
+    recorded: Iterator[RecordedCall]
 
     def evaluate(self, call: Call, network: Network) -> Tensors:
-        recorded = next(self._left, None)
-        if recorded is None or recorded.streams != call.streams:
+        recorded = next(self.recorded, None)
+        if recorded is None or (recorded.streams, recorded.sigma) != (call.streams, call.sigma):
             raise NotAsRecordedError(f"step {call.step + 1}: another call than the recorded one")
-        return super().evaluate(call, RecordedNetwork(network, recorded.exact))
+        decided_at = [stream.undecided.decided_at or DECIDED_AT for stream in self.streams.of(call)]
+        return super().evaluate(call, RecordedNetwork(network, _from(call, recorded, decided_at)))
+
+
+def _from(call: Call, recorded: RecordedCall, decided_at: Sequence[float]) -> Exact:
+    """What a full call would compute from this call's latent, which strayed from the recorded one.
+
+    Of a picture whose coarse part varies by S = decided_at^2, the best denoiser shows signal S / (signal^2 S + noise^2)
+    of such a distance (`undecided`). How features would differ is not known: they stay the recorded ones.
+    """
+    exact, level = recorded.exact, call.level
+    if call.latent is None or level is None or recorded.x is None or exact.output[0].shape != recorded.x.shape:
+        return exact
+    strayed = call.latent.x.to("cpu", torch.float32) - recorded.x.float()
+    shown = [level.signal * d**2 / (level.signal**2 * d**2 + level.noise**2) for d in decided_at]
+    gains = torch.tensor([(each - level.latent_gain) / level.output_gain for each in shown])
+    moved = exact.output[0].float() + gains.view(-1, *[1] * (strayed.ndim - 1)) * strayed
+    return replace(exact, output=(moved.to(exact.output[0].dtype), *exact.output[1:]))
 
 
 class RecordedNetwork:
-    """`Network` whose full calls are those recorded; `speculate` is the network's own."""
+    """`Network` whose full calls give `exact`; `speculate` is the network's own."""
 
     def __init__(self, network: Network, exact: Exact) -> None:
         self.splittable = network.splittable
@@ -185,7 +183,7 @@ class RecordedNetwork:
 
 def prices(recording: Recording, seconds: float, replays: Sequence[RunRecord]) -> Prices:
     """Medians: a machine does other things too. seconds: of the recorded run, by its clock."""
-    full = [call.seconds for each in recording.rounds for call in each.calls]
+    full = [call.seconds for call in recording.calls]
     checks = [
         (call.ms - call.full_ms) / 1000
         for record in replays
@@ -204,8 +202,3 @@ def seconds_of(record: RunRecord, price: Prices) -> float:
         + price.check * any(row.error is not None for row in call.rows)
         for call in record.calls
     )
-
-
-def on(device: torch.device, tensor: Tensor) -> Tensor:
-    """A copy there, which whoever is given it may work on in place."""
-    return tensor.to(device, copy=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,12 @@ from torch import Tensor
 from ..adapters import recognise
 from ..adapters.base import uncompiled
 from ..config import SpeCaConfig
+from ..events import RunRecord
 from ..recording import Recording, prices, seconds_of
 from ..tuning import MAX_RUNS, Goal, Search, Settings, figures, first, psnr_of
 from .attach import attachment_on, clock_of, standing_aside, with_settings
 from .compare import Drawn, Latent, Sample, Sampled, in_place_of, run_since, timed, warm_up
-from .rehearsal import CannotRehearseError, Replay, Stand
+from .rehearsal import CannotRehearseError, Stand
 
 log = logging.getLogger(__name__)
 
@@ -86,70 +88,94 @@ class Tuning:
         limit = min(memory_limit, SHARE_OF_FREE_MEMORY * free)
         recording = Recording(limit, max(len(self._sigmas) - 1, 1), self._clock)
 
-        def sample(native: Any, guider: Any, sigmas: Tensor, extra_args: Any, *args: Any, **kwargs: Any) -> Tensor:
-            stand = Stand(guider, sigmas, extra_args)
-            return stand.record(config, recording, lambda extra: native(guider, sigmas, extra, *args, **kwargs))
+        def sample(
+            native: Any, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, *args: Any, **kwargs: Any
+        ) -> Tensor:
+            def again(extra: dict[str, Any], go_on: Callable[..., None]) -> Tensor:
+                def told(*step: Any) -> None:
+                    go_on()
+                    if callback is not None:
+                        callback(*step)
+
+                return native(guider, sigmas, extra, told, *args, **kwargs)
+
+            return Stand(guider, sigmas, extra_args).record(config, recording, again)
 
         sampled = self._timed(in_place_of(self._sampler, sample), recording.run_clock)
-        log.info("SpeCa Tune: recorded %d evaluations, %.2f GB", len(recording.rounds), recording.nbytes / 1e9)
+        log.info("SpeCa Tune: recorded %d calls, %.2f GB", len(recording.calls), recording.nbytes / 1e9)
         return sampled.seconds, sampled.latent, recording
 
     def _foresee(
         self, goal: Goal, config: SpeCaConfig, uncached: float, reference: Latent, recording: Recording
     ) -> Search:
         """Replays, each time of what the earlier ones make worth it."""
-        replayed = self._replay(config, recording, first(config))
-        price = prices(recording, uncached, [replay.record for replay, _ in replayed.values()])
-        at_one = self._db_at_one(reference, replayed)
         search = Search(goal)
 
-        def add(replays: Mapping[Settings, tuple[Replay, Tensor]]) -> None:
-            for settings, (replay, _) in replays.items():
-                record = replay.record
-                speedup = price.uncached(len(record.calls)) / seconds_of(record, price)
-                search.add(settings, figures(record, speedup, psnr_of(_rms(replay.error), at_one)))
+        def replayed(candidates: Iterable[Settings]) -> dict[Settings, tuple[RunRecord, Tensor]]:
+            """Each with how far off its final latent is."""
+            return {
+                settings: (record, latent - reference["samples"].to(latent))
+                for settings, (record, latent) in self._replay(config, recording, candidates).items()
+            }
 
-        add(replayed)
-        add(self._replay(config, recording, search.finer()))
-        add(self._replay(config, recording, search.variants()))
+        def add(replays: Mapping[Settings, tuple[RunRecord, Tensor]]) -> None:
+            for settings, (record, error) in replays.items():
+                speedup = price.uncached(len(record.calls)) / seconds_of(record, price)
+                search.add(settings, figures(record, speedup, psnr_of(_rms(error), at_one)))
+
+        replays = replayed(first(config))
+        price = prices(recording, uncached, [record for record, _ in replays.values()])
+        middling = sorted((error for _, error in replays.values()), key=_rms)[len(replays) // 2]
+        at_one = self._db_at_one(reference, middling)
+        add(replays)
+        for candidates in (search.finer, search.variants):
+            replays |= replayed(candidates())
+            add(replays)
+        # A picture is cut off where a latent is not, so what an error of the latent is worth is taken where it counts.
+        at_one = self._db_at_one(reference, replays[search.best()][1]) or at_one
+        add(replays)
         return search
 
     def _replay(
         self, config: SpeCaConfig, recording: Recording, candidates: Iterable[Settings]
-    ) -> dict[Settings, tuple[Replay, Tensor]]:
-        """Each candidate's replay and the latent that it foresees, (B, ...) in the scale of a LATENT."""
+    ) -> dict[Settings, tuple[RunRecord, Tensor]]:
+        """Each candidate's replay and the final latent that it foresees, (B, ...) in the scale of a LATENT."""
         wanted = list(candidates)
-        replays: dict[Settings, tuple[Replay, Tensor]] = {}
+        replays: dict[Settings, tuple[RunRecord, Tensor]] = {}
 
-        def sample(native: Any, guider: Any, sigmas: Tensor, extra_args: Any, *args: Any, **kwargs: Any) -> Tensor:
-            stand = Stand(guider, sigmas, extra_args)
+        def sample(
+            native: Any,
+            guider: Any,
+            sigmas: Tensor,
+            extra: Any,
+            callback: Any,
+            noise: Tensor,
+            image: Any,
+            mask: Any,
+            *_: Any,
+        ) -> Tensor:
+            stand = Stand(guider, sigmas, extra)
             bar = comfy.utils.ProgressBar(len(wanted))
-            last = recording.rounds[-1]
-            assert last.denoised is not None
+
+            def again(options: dict[str, Any], go_on: Callable[..., None]) -> Tensor:
+                torch.manual_seed(self._noise.seed)
+                return native(guider, sigmas, options, go_on, noise.clone(), image, mask, True)
+
             for settings in wanted:
-                replay = stand.replay(settings.on(config), recording)
-                moved = stand.in_latent(last.denoised, replay.error) - stand.in_latent(last.denoised, 0 * replay.error)
-                replays[settings] = replay, moved
+                replays[settings] = stand.replay(settings.on(config), recording, again)
                 bar.update(1)
-            return last.x.to(sigmas.device)
+            return noise
 
         if wanted:
             sampler = in_place_of(self._sampler, sample)
             self._sample(self._noise, self._guider, sampler, self._sigmas, self._latent)
         return replays
 
-    def _db_at_one(self, reference: Latent, replays: Mapping[Settings, tuple[Replay, Tensor]]) -> float:
-        """What PSNR a final latent has that is off by 1, from one that is foreseen: of middling error."""
-        erring = sorted(
-            (_rms(replay.error), i) for i, (replay, _) in enumerate(replays.values()) if _rms(replay.error) > 0
-        )
-        if not erring:
-            return 0.0
-        error, i = erring[len(erring) // 2]
-        moved = list(replays.values())[i][1]
+    def _db_at_one(self, reference: Latent, error: Tensor) -> float:
+        """What PSNR a final latent has that is off by 1, by one that is off by `error`; 0 where that tells nothing."""
         samples = reference["samples"]
-        psnr = self._psnr({**reference, "samples": samples + moved.to(samples.device, samples.dtype)}, reference)
-        return psnr + psnr_of(1 / error, 0.0) if psnr != float("inf") else 0.0
+        psnr = self._psnr({**reference, "samples": samples + error.to(samples)}, reference)
+        return psnr - psnr_of(_rms(error), 0.0) if math.isfinite(psnr) else 0.0
 
     def _check(self, search: Search, config: SpeCaConfig, uncached: float, reference: Latent) -> Latent:
         """Real runs, as long as one teaches something; the result of the chosen one."""

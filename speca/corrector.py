@@ -60,19 +60,19 @@ class Corrector:
         """Until the next computed call."""
         self.since = self._moved = None
 
-    def strayed(self, call: Call, before: Tensor, output: Tensor, computed_there: bool = True) -> Tensor | None:
+    def strayed(self, call: Call, before: Tensor, output: Tensor) -> Tensor | None:
         """How far the latent of this computed call lies from where it should, (1, C, ...) in fp32; None if unknown.
 
-        before, output: what the network makes at both ends of the gap, (1, C, ...). Where it was `computed_there`, at
-        the latent that strayed, the output from the right one with the picture kept differs by -latent_gain /
-        output_gain of the distance; so the distance is on both sides of the equation, and is solved for.
+        before, output: what the network makes at both ends of the gap, (1, C, ...). From the right latent, the output
+        with the picture kept differs by -latent_gain / output_gain of the distance; so the distance is on both sides of
+        the equation, and is solved for.
         """
         lasted = self._since(call)
         if self._moved is None or call.level is None or not lasted or self._step_of(call) is None:
             return None
         late = self._late / lasted
         should = before.float() * (self._all - late) + output.float() * late
-        pull = late * call.level.latent_gain / call.level.output_gain if computed_there else 0.0
+        pull = late * call.level.latent_gain / call.level.output_gain
         return (should - self._moved) / (1 + pull) if 1 + pull > 0 else None
 
     def _since(self, call: Call) -> float | None:

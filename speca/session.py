@@ -35,14 +35,11 @@ Agree = Callable[[Sequence[float], torch.device], list[float]]
 class Session:
     """State of one run. Thread-safe: ComfyUI may evaluate conditionings on several devices at once.
 
-    latents_stray: whether errors move the latents of the calls that follow.
     place: moves a kept tensor to where anchors live.
     clock: seconds; must wait for the device, or times would say when work was queued, not when it was done.
     agree: on the worst value at each place among all processes that run this network together.
     witness: is shown every call, to find out how wrong its answer truly is.
     """
-
-    latents_stray = True
 
     def __init__(
         self,
@@ -170,10 +167,10 @@ class Session:
         keep = needs_anchor(self.config, call.progress)
         keep_embedded = keep and any(streams[row].needs_embedded for row in rows)
         exact = network.full(call.selection(rows), keep, keep_embedded)
-        strayed = [streams[row].strayed(call, row, exact, i, self.latents_stray) for i, row in enumerate(rows)]
+        strayed = [streams[row].strayed(call, row, exact, i) for i, row in enumerate(rows)]
         if keep and exact.features is not None:
             for i, row in enumerate(rows):
-                streams[row].keep(call, row, exact, i, self._place, strayed[i] if self.latents_stray else None)
+                streams[row].keep(call, row, exact, i, self._place, strayed[i])
         return Part(rows, exact.output), Part(rows, put_right(call, exact.output, strayed))
 
     def close(self, status: Status) -> RunRecord:

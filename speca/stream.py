@@ -131,16 +131,13 @@ class Stream:
         elif accepted:
             self.corrector.lose_track()
 
-    def strayed(self, call: Call, row: int, exact: Exact, i: int, computed_there: bool = True) -> Tensor | None:
-        """How far the forecasts since the last full call led the latent astray, (1, C, ...); None if nobody knows.
-
-        computed_there: whether `exact` was computed from the latent that strayed.
-        """
+    def strayed(self, call: Call, row: int, exact: Exact, i: int) -> Tensor | None:
+        """How far the forecasts since the last full call led the latent astray, (1, C, ...); None if nobody knows."""
         before = self.history.at(self.corrector.since)
         if before is None or _own_latent(call, row, exact.output) is None:
             return None
         output = exact.output[0][i : i + 1]
-        return self.corrector.strayed(call, before.output[0].to(output.device), output, computed_there)
+        return self.corrector.strayed(call, before.output[0].to(output.device), output)
 
     def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place, strayed: Tensor | None = None) -> None:
         """Record as an anchor what `exact` has in its row `i`, which is the batch's `row`, as seen from where the

@@ -23,7 +23,9 @@ from torch import Tensor
 
 # A sum of errors grows from one forecast to the next: a wrong output moves the latent, and the next forecast is checked
 # as if it had not. Not where the sampler adds noise, which drowns it. 1.1 to 1.4 are alike on the emoji DiT and FLUX;
-# on the zoo's nine models, 1 costs 0.4 dB, and 1.0 dB of the worst samples (benchmarks/results/ablation.md).
+# on the zoo's nine models, 1 costs 0.4 dB, and 1.0 dB of the worst samples. Each of growth, `likely_error` and
+# `policy.expected_error` makes up for part of another: without all three it is 1.0 dB, and 2.0 of the worst samples
+# (benchmarks/results/ablation.md).
 CARRIED_GROWTH = 1.2
 
 EPSILON = 1e-8  # the paper's; keeps an all-zero output from dividing by zero

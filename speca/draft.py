@@ -14,7 +14,7 @@ from .history import History
 from .stream import Stream
 
 # Where the sampler adds noise, anchors differ by more than time: a forecast may amplify them less. Chosen on the emoji
-# FLUX and DiT; on the models left out, 3.5 costs dB with euler_ancestral (benchmarks/results/ablation-euler_ancestral.md).
+# FLUX and DiT. What 1 and no such limit cost on other models: benchmarks/results/ablation-euler_ancestral.md.
 RENOISED_NOISE_GAIN_LIMIT = 2.0
 
 ANCHORS_TO_FORECAST = 2

@@ -90,8 +90,8 @@ def situation(call: Call, streams: Sequence[Stream]) -> Situation:
 def expected_error(call: Call, stream: Stream) -> float:
     """At least what the next check will find, if the error goes on growing as it did last; 0 if nothing tells.
 
-    It saves checks that are bound to fail: seconds, and 0.2 dB at equal speed; more where others are missing that make up
-    for it (`verify.CARRIED_GROWTH`).
+    It saves checks that are bound to fail: seconds, and 0.2 dB at equal speed; more where others are missing that make
+    up for it (`verify.CARRIED_GROWTH`).
 
     Where the sampler adds noise, noise decides. Nothing is expected while nothing tells which way to trust: the first
     forecast that is thrown away teaches that (`answer.best_direct_shares`).

@@ -82,7 +82,8 @@ def rotate_faster() -> None:
 
 @contextlib.contextmanager
 def differentiable() -> Iterator[None]:
-    """Newer ComfyUI (0.14 on) rotates by kernels that have no gradient, unless it is told that it trains."""
+    """Newer ComfyUI rotates by kernels that have no gradient, unless it is told that it trains. That is from 0.14 on; in
+    0.12 nothing can be told, and FLUX, HunyuanVideo, Wan and Qwen-Image cannot be trained."""
     from comfy import model_management
 
     before = getattr(model_management, "in_training", False)

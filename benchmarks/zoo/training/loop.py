@@ -82,8 +82,10 @@ def rotate_faster() -> None:
 
 @contextlib.contextmanager
 def differentiable() -> Iterator[None]:
-    """Newer ComfyUI rotates by kernels that have no gradient, unless it is told that it trains. That is from 0.14 on; in
-    0.12 nothing can be told, and FLUX, HunyuanVideo, Wan and Qwen-Image cannot be trained."""
+    """Newer ComfyUI rotates by kernels that have no gradient, unless it is told that it trains (from 0.14 on).
+
+    In 0.12 nothing can be told, and FLUX, HunyuanVideo, Wan and Qwen-Image cannot be trained.
+    """
     from comfy import model_management
 
     before = getattr(model_management, "in_training", False)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .budget import FIRST_RATE, haste
+from .budget import FIRST_RATE, NEW_SHARE, haste
 from .call import Call, Exact, Latent, Tensors
 from .corrector import Corrector, seen_from
 from .events import Row
@@ -104,10 +104,10 @@ class Stream:
         self.direct_share = share if self.direct_share is None else (self.direct_share + share) / 2
 
     def learn_rate(self, call: Call, error: float) -> None:
-        """From a check's own error. The geometric mean of the new and the old: one call is one noisy sample."""
+        """From a check's own error, which is one noisy sample: a plan that follows each one wanders."""
         rate = error / (self.in_a_row + 1) / haste(call.schedule.ratio(call.step))
         if 0 < rate < math.inf:
-            self.rate = math.sqrt(self.rate * rate)
+            self.rate = self.rate ** (1 - NEW_SHARE) * rate**NEW_SHARE
 
     def move_on(self, call: Call, row: Row, accumulate: bool) -> None:
         """What was computed starts a new count of errors, what was accepted adds to it."""

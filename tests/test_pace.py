@@ -99,7 +99,7 @@ def test_a_batch_shares_the_time(splittable):
     """Row 3 is the only one that is hard: taken apart, it gets most of the computed calls."""
 
     def value(time, row):
-        return 2 + math.sin((30 if row == 3 else 2) * time)
+        return 2 + math.sin((15 if row == 3 else 2) * time)
 
     record = spend(ASKED, n_samples=4, value=value, splittable=splittable)
     assert record.totals.speedup == pytest.approx(3.0, rel=0.12)

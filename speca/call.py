@@ -31,6 +31,8 @@ class Call:
 
     time: what the network itself is told of the noise level; anchors and forecasts live on this axis.
     streams: one key per row of the batch; row r holds sample `r % n_samples`, so a sample has a row per conditioning.
+    part: of the picture that the call is about (window, tile, area); what conditionings of one part do goes together
+        (`together`). None where that is not known.
     kind: calls of one kind cost the same (shape of the batch); used to price a call that was not computed in full.
     schedule: the run's noise levels. level: this call's own, None if it is not known.
     ahead: the sigma at which the sampler's step from here ends; None if its steps are not known to be Euler's.
@@ -46,6 +48,7 @@ class Call:
     n_samples: int
     streams: tuple[Hashable, ...]
     conds: tuple[int, ...] = (0,)
+    part: Hashable = None
     kind: Hashable = None
     window: int | None = None
     schedule: Schedule = UNKNOWN

@@ -40,6 +40,7 @@ REASONS: dict[str, str] = {
     "over": "error {error:.3g} over {threshold:.3g}",
     "not_finite": "the forecast held values that are not finite",
     "with_rejected": "computed together with a rejected sample",
+    "with_conditioning": "computed as the sample's other conditioning was: guidance takes their difference",
 }
 
 NOT_ALLOWED = frozenset({"warm_up", "outside_range", "run_limit", "no_anchor", "shape_changed", "not_possible"})

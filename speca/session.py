@@ -2,8 +2,8 @@
 
 The session knows nothing of ComfyUI or of architectures: it drives a `Network`, which can compute a call in full or run
 its last block and head on given features. What it does with that is written where each question is answered: `policy`
-(compute or speculate), `draft` (what anchors say), `verify` (how wrong that is), `answer` (what is returned), `stream`
-(what is remembered).
+(compute or speculate), `together` (what conditionings do in common), `draft` (what anchors say), `verify` (how wrong
+that is), `answer` (what is returned), `stream` (what is remembered).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .pace import Pace
 from .policy import Decision, decide_all, needs_anchor
 from .stream import Place, Stream, Streams
 from .tally import Tally
+from .together import Together
 from .verify import judge, row_errors
 from .witness import Witness
 
@@ -55,6 +56,7 @@ class Session:
         self.streams = Streams(max(config.order + 1, ANCHORS_TO_FORECAST))
         self.tally = Tally(header, listener, config.speed)
         self._pace = Pace(config, header)
+        self._together = Together()
         self._place = place
         self._clock = clock
         self._witness = witness
@@ -65,7 +67,8 @@ class Session:
         began = self._clock()
         streams = self.streams.of(call)
         threshold, plan = self._threshold(call, streams, network)
-        decisions = self._with_all(decide_all(self.config, call, streams, network.splittable, threshold), network)
+        alone = decide_all(self.config, call, streams, network.splittable, threshold)
+        decisions = self._with_all(self._together.decide(call, alone, network.splittable), network)
         rows = {sample: Row(sample, "full", d.reason, limit=d.limit) for sample, d in enumerate(decisions)}
         hopeful = [sample for sample, d in enumerate(decisions) if d.action == "speculate"]
         speculated = None
@@ -93,6 +96,7 @@ class Session:
             of_sample = rows[i % call.n_samples]
             stream.answered(call, i, output, of_sample.outcome == "accepted")
             stream.move_on(call, of_sample, self.config.accumulate_error)
+        self._together.made(call, [rows[sample].outcome != "accepted" for sample in range(call.n_samples)])
         self._pace.made(call)
         record = self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes, plan)
         if self._witness is not None and accepted:

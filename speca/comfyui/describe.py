@@ -43,7 +43,7 @@ def describe(
     shapes = tuple(tuple(t.shape[1:]) for t in inputs)
     function = function_of(options, kwargs or {})
     ordinals = ordinals or Ordinals()
-    chunks = []
+    chunks: list[tuple[Any, ...]] = []
     for uuid in options.get("uuids") or conds:
         key = str(uuid), window, patches, _hook_signature(model), function, shapes
         chunks.append((*key, ordinals.next(key, sigma)))
@@ -55,6 +55,7 @@ def describe(
         n_samples=n_samples,
         streams=tuple((chunks[row // n_samples], row % n_samples) for row in range(shape[0])),
         conds=conds,
+        part=(window, shapes, chunks[0][-1]),
         kind=(conds, shape, patches),
         window=window[0] if window else None,
         schedule=path.schedule,

@@ -1,0 +1,69 @@
+"""The conditionings of one sample belong together, also where they come in calls of their own. Pure.
+
+Guidance takes the difference of two conditionings several times over. Errors of forecasts that rest on the same
+computed steps are nearly alike, and cancel in it; those of forecasts from different steps do not. ComfyUI asks for all
+conditionings in one call where memory and their shapes allow (`comfy/samplers.py`, `calc_cond_batch`), and else for one
+after the other. So within an evaluation of the sampler, what was computed for one conditioning is computed for those
+that follow; and where one was thrown away after another was accepted, all are computed in the next evaluation.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from .call import Call
+from .policy import Decision
+
+
+@dataclass
+class Evaluation:
+    """What became of the streams of one sample since one of them was last called anew: stream -> computed."""
+
+    made: dict[Hashable, bool] = field(default_factory=dict)
+    parted: bool = False
+
+    def begin(self, streams: Sequence[Hashable]) -> None:
+        """These are called now. One of them that was called before begins a new evaluation."""
+        if any(stream in self.made for stream in streams):
+            self.parted = len(set(self.made.values())) > 1
+            self.made = {}
+
+    @property
+    def computes(self) -> bool:
+        return self.parted or any(self.made.values())
+
+
+class Together:
+    """Of one run: the evaluation at hand, by sample and part of the picture. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._of: defaultdict[Hashable, Evaluation] = defaultdict(Evaluation)
+        self._lock = threading.Lock()
+
+    def decide(self, call: Call, decisions: Sequence[Decision], splittable: bool) -> list[Decision]:
+        """`decisions`, one per sample, less the forecasts that would part a sample's conditionings."""
+        if call.part is None:
+            return list(decisions)
+        with self._lock:
+            computes = []
+            for sample in range(call.n_samples):
+                evaluation = self._of[call.part, sample]
+                evaluation.begin(_streams(call, sample))
+                computes.append(evaluation.computes)
+        if not splittable and any(computes):
+            computes = [True] * len(computes)
+        with_others = Decision("full", "with_conditioning")
+        return [with_others if c and d.action != "full" else d for c, d in zip(computes, decisions, strict=True)]
+
+    def made(self, call: Call, computed: Sequence[bool]) -> None:
+        """What became of each sample of the call."""
+        with self._lock:
+            for sample, each in enumerate(computed):
+                self._of[call.part, sample].made |= dict.fromkeys(_streams(call, sample), each)
+
+
+def _streams(call: Call, sample: int) -> list[Hashable]:
+    return [call.streams[row] for row in call.rows_of([sample])]

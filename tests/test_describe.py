@@ -43,6 +43,16 @@ def test_rows_go_conditioning_by_conditioning():
     assert call.kind != called(x=torch.zeros(4, 3, 8, 4)).kind
 
 
+def test_conditionings_of_one_part_of_the_picture_belong_together():
+    both = torch.zeros(2, 3, 8, 8)
+    cond, uncond = (called(both, cond_or_uncond=[i], uuids=[name]) for i, name in enumerate("ab"))
+    assert cond.streams != uncond.streams
+    assert cond.part == uncond.part == called().part
+    assert cond.part != called(torch.zeros(2, 3, 8, 4), cond_or_uncond=[0], uuids=["a"]).part
+    window = SimpleNamespace(index_list=[0, 1])
+    assert cond.part != called(both, cond_or_uncond=[0], uuids=["a"], context_window=window).part
+
+
 def test_the_level_of_noise_comes_with_the_latent():
     call = called()
     assert call.latent.level == call.level == SamplingPath(NoisePrediction(), SIGMAS).level(2.0)

@@ -55,6 +55,20 @@ def check(errors: list[float], some: int) -> None:
     assert len(errors) >= some
 
 
+def test_conditionings_in_calls_of_their_own(emoji: Any, flux: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ComfyUI asks for them where memory is short. Apart, errors of both would not cancel in the guidance."""
+    import comfy.model_management
+
+    together, record = run(emoji, flux, cfg=3.0)
+    assert len(record.calls) == STEPS
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *args, **kwargs: 0)
+    apart, record = run(emoji, flux, cfg=3.0)
+    computed = [call.outcome != "accepted" for call in record.calls]
+    assert len(computed) == 2 * STEPS
+    assert computed[::2] == computed[1::2]
+    check(apart, some=len(together) // 2)
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_tiles(emoji: Any, flux: Any, at_once: int) -> None:
     import stand_ins

@@ -59,6 +59,22 @@ def test_a_batch_that_cannot_be_taken_apart_is_computed_whole():
     assert [d.action for d in decisions] == ["full", "full"]
 
 
+def test_nothing_is_put_right_while_they_part():
+    together = Together()
+
+    def apart(stream, computed):
+        of = call(stream)
+        together.decide(of, [SPECULATE], True)
+        found = together.apart(of)
+        together.made(of, [computed])
+        return found
+
+    assert [apart("cond", True), apart("uncond", True)] == [[], []]
+    assert [apart("cond", False), apart("uncond", True)] == [[], [0]]
+    assert [apart("cond", True), apart("uncond", True)] == [[0], [0]]
+    assert [apart("cond", True), apart("uncond", True)] == [[], []]
+
+
 def test_a_reason_of_its_own_is_kept():
     together = Together()
     together.made(call("cond"), [True])

@@ -84,7 +84,7 @@ class Session:
             picked = call.rows_of(accepted)
             parts.append(answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked]))
         if computed:
-            for row in call.rows_of(self._together.apart(call)):
+            for row in call.rows_of(self._together.apart(call, computed)):
                 streams[row].corrector.lose_track()
             full_began = self._clock()
             exact, put_right = self._compute(call, streams, network, computed)

@@ -58,12 +58,12 @@ class Together:
         with_others = Decision("full", "with_conditioning")
         return [with_others if c and d.action != "full" else d for c, d in zip(computes, decisions, strict=True)]
 
-    def apart(self, call: Call) -> list[int]:
-        """The samples of this call that are computed while another conditioning is not, or was not last time. Nothing
+    def apart(self, call: Call, computed: Sequence[int]) -> list[int]:
+        """The samples that are `computed` in this call while another conditioning is not, or was not last time. Nothing
         may be put right for them: the other's anchors would not know that the latent was moved."""
         with self._lock:
-            of = [self._of[call.part, sample] for sample in range(call.n_samples)]
-            return [i for i, evaluation in enumerate(of) if evaluation.parted or not all(evaluation.made.values())]
+            of = {sample: self._of[call.part, sample] for sample in computed}
+        return [sample for sample, each in of.items() if each.parted or not all(each.made.values())]
 
     def made(self, call: Call, computed: Sequence[bool]) -> None:
         """What became of each sample of the call."""

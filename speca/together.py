@@ -37,22 +37,25 @@ class Evaluation:
 
 
 class Together:
-    """Of one run: the evaluation at hand, by sample and part of the picture. Thread-safe."""
+    """Of one run: the evaluation at hand, by sample and part of the picture.
+
+    Calls from other threads than the sampler's go alone: with a device for each conditioning it is chance which is
+    first, and a picture would not repeat.
+    """
 
     def __init__(self) -> None:
         self._of: defaultdict[Hashable, Evaluation] = defaultdict(Evaluation)
-        self._lock = threading.Lock()
+        self._thread = threading.get_ident()
 
     def decide(self, call: Call, decisions: Sequence[Decision], splittable: bool) -> list[Decision]:
         """`decisions`, one per sample, less the forecasts that would part a sample's conditionings."""
-        if call.part is None:
+        if not self._follows(call):
             return list(decisions)
-        with self._lock:
-            computes = []
-            for sample in range(call.n_samples):
-                evaluation = self._of[call.part, sample]
-                evaluation.begin(_streams(call, sample))
-                computes.append(evaluation.computes)
+        computes = []
+        for sample in range(call.n_samples):
+            evaluation = self._of[call.part, sample]
+            evaluation.begin(_streams(call, sample))
+            computes.append(evaluation.computes)
         if not splittable and any(computes):
             computes = [True] * len(computes)
         with_others = Decision("full", "with_conditioning")
@@ -61,15 +64,19 @@ class Together:
     def apart(self, call: Call, computed: Sequence[int]) -> list[int]:
         """The samples that are `computed` in this call while another conditioning is not, or was not last time. Nothing
         may be put right for them: the other's anchors would not know that the latent was moved."""
-        with self._lock:
-            of = {sample: self._of[call.part, sample] for sample in computed}
+        if not self._follows(call):
+            return []
+        of = {sample: self._of[call.part, sample] for sample in computed}
         return [sample for sample, each in of.items() if each.parted or not all(each.made.values())]
 
     def made(self, call: Call, computed: Sequence[bool]) -> None:
         """What became of each sample of the call."""
-        with self._lock:
+        if self._follows(call):
             for sample, each in enumerate(computed):
                 self._of[call.part, sample].made |= dict.fromkeys(_streams(call, sample), each)
+
+    def _follows(self, call: Call) -> bool:
+        return call.part is not None and threading.get_ident() == self._thread
 
 
 def _streams(call: Call, sample: int) -> list[Hashable]:

@@ -3,7 +3,8 @@
     python dev.py study samplers [--models flux-fluent,dit-clipart] [--cases heun-simple,euler-karras]
 
 PSNR is read off at `SPEEDS`, computed for real depth, of SpeCa over `THRESHOLDS` and of the same sampler with fewer
-steps. Where the sampler adds noise, fewer steps draw other noise, and with it another picture.
+steps. Fewer steps of an ancestral sampler draw other noise, and with it another picture; an SDE sampler draws from one
+Brownian path, whatever its steps.
 """
 
 from __future__ import annotations

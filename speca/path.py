@@ -26,8 +26,9 @@ MOST_RENOISED = 2.0
 MANY_STEPS = 10.0
 
 # Where only one call of several is known, without the guidance: how far a latent may lie from where the call led, in
-# lengths of the step and in standard deviations of the noise.
-STRAYED_STEPS = 3.0
+# lengths of the picture that it told, as far as the step goes there, and in standard deviations of the noise. Not in
+# lengths of the step: at a high sigma that is mostly noise, and as long as another tile is far away.
+STRAYED_PICTURES = 3.0
 STRAYED_NOISE = 0.3
 
 # Steps count as Euler's if they end within this share of their length from where that leads. Those of a higher order
@@ -176,9 +177,9 @@ class SamplingPath:
         level = self.level(sigma)
         if level is None or seen.sigma <= 0 or x.shape != seen.x.shape:
             return False
-        surprise, step = seen.surprise(x, sigma)
-        length = surprise.square().mean().sqrt()
-        return bool(length > STRAYED_STEPS * step.square().mean().sqrt() + STRAYED_NOISE * level.noise)
+        surprise, _ = seen.surprise(x, sigma)
+        picture = abs(1 - sigma / seen.sigma) * seen.denoised.float().square().mean().sqrt()
+        return bool(surprise.square().mean().sqrt() > STRAYED_PICTURES * picture + STRAYED_NOISE * level.noise)
 
 
 def _same(sigma: float, other: float | None) -> bool:

@@ -85,7 +85,7 @@ class Session:
             parts.append(answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked]))
         if computed:
             for row in call.rows_of(self._together.apart(call, computed)):
-                streams[row].corrector.lose_track()
+                streams[row].stays_astray()
             full_began = self._clock()
             exact, put_right = self._compute(call, streams, network, computed)
             full_seconds = self._clock() - full_began

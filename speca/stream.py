@@ -76,6 +76,12 @@ class Stream:
         self.undecided.start_anew()
         self.corrector.lose_track()
 
+    def stays_astray(self) -> None:
+        """What forecasts led astray is not put right: anchors from before them are of another path."""
+        if self.in_a_row > 0:
+            self.history.clear()
+        self.corrector.lose_track()
+
     @property
     def needs_embedded(self) -> bool:
         return self.own_share > 0 or self.mostly_noise

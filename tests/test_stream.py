@@ -71,3 +71,15 @@ def test_anchors_from_before_the_noise_are_dropped():
     session.evaluate(call, FakeNetwork(3.0, 1, lambda t, r: 4.0))
     assert session.tally.record().calls[2].rows[0].reason == "no_anchor"
     assert session.streams.of(call)[0].history.times == [3.0]
+
+
+def test_what_stays_astray_has_no_anchors_from_before():
+    """After an accepted forecast the latent is not on the path of the anchors."""
+    session = two_full_calls(REUSE, (3.0, 3.0))
+    (stream,) = session.streams.of(call_at(2.0, 2))
+    stream.stays_astray()
+    assert stream.history.times == [1.0, 2.0]
+    session.evaluate(call_at(3.0, 2, x=3.0), FakeNetwork(3.0, 1, lambda t, r: 4.0))
+    assert stream.in_a_row == 1
+    stream.stays_astray()
+    assert stream.history.times == []

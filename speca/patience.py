@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 VAIN = 3
-"""So many rejections in a row, of errors that do not fall, say what the next check will find."""
+"""So many rejections in a row say what as many more checks will find."""
 
 
 class Patience:
     """Of one stream. A check that is rejected is paid for nothing; after `VAIN` of them the next one waits for four
-    calls, after one more for eight, and so on, as long as none is accepted and the errors do not fall."""
+    calls, after one more for eight, and so on, as long as none is accepted and the errors do not fall so fast that
+    `VAIN` more would be within the threshold."""
 
     def __init__(self) -> None:
         self._vain: list[float] = []
@@ -26,7 +27,10 @@ class Patience:
     def accepted(self) -> None:
         self._vain, self._wait = [], 0
 
-    def rejected(self, error: float) -> None:
+    def rejected(self, error: float, threshold: float) -> None:
         self._vain.append(error)
-        if len(self._vain) >= VAIN and self._vain[-1] >= self._vain[-2]:
+        if len(self._vain) < VAIN:
+            return
+        before, last = self._vain[-2:]
+        if not last - VAIN * (before - last) <= threshold:  # nor is it if one of them is not finite
             self._wait = 2 ** (len(self._vain) - 1)

@@ -118,8 +118,8 @@ class Stream:
     def move_on(self, call: Call, row: Row, accumulate: bool) -> None:
         """What was computed starts a new count of errors, what was accepted adds to it."""
         self.calls += 1
-        if row.outcome == "rejected" and row.error is not None:
-            self.patience.rejected(row.error)
+        if row.outcome == "rejected" and row.error is not None and row.threshold is not None:
+            self.patience.rejected(row.error, row.threshold)
         elif row.outcome == "accepted":
             self.patience.accepted()
         else:

@@ -21,7 +21,7 @@ def checks(errors: list[float], threshold: float = 1.0) -> list[int]:
         if error <= threshold:
             patience.accepted()
         else:
-            patience.rejected(error)
+            patience.rejected(error, threshold)
     return made
 
 
@@ -32,6 +32,15 @@ def test_errors_that_do_not_fall_are_asked_for_less_and_less() -> None:
 
 def test_errors_that_fall_are_followed() -> None:
     assert checks([5.0, 4.0, 3.0, 2.0, 1.5, 0.9]) == list(range(6))
+
+
+def test_errors_that_fall_too_slowly_to_get_within_are_not() -> None:
+    """As on a schedule of many small steps at the end of a run."""
+    assert checks([9.0 - 0.02 * i for i in range(40)]) == checks([2.0] * 40)
+
+
+def test_an_error_that_is_no_number_tells_nothing() -> None:
+    assert checks([float("inf")] * 12) == [0, 1, 2, 7]
 
 
 def test_an_accepted_check_gives_back_all_trust() -> None:

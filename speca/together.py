@@ -20,14 +20,16 @@ from .policy import Decision
 
 @dataclass
 class Evaluation:
-    """What became of the streams of one sample since one of them was last called anew: stream -> computed."""
+    """What became of the streams of one sample at one time: stream -> computed. parted: not alike the time before."""
 
     made: dict[Hashable, bool] = field(default_factory=dict)
     parted: bool = False
+    time: float | None = None
 
-    def begin(self, streams: Sequence[Hashable]) -> None:
-        """These are called now. One of them that was called before begins a new evaluation."""
-        if any(stream in self.made for stream in streams):
+    def begin(self, streams: Sequence[Hashable], time: float) -> None:
+        """These are called now: in a new evaluation if it is at another time, or if one of them was called before."""
+        if time != self.time or any(stream in self.made for stream in streams):
+            self.time = time
             self.parted = len(set(self.made.values())) > 1
             self.made = {}
 
@@ -54,7 +56,7 @@ class Together:
         computes = []
         for sample in range(call.n_samples):
             evaluation = self._of[call.part, sample]
-            evaluation.begin(_streams(call, sample))
+            evaluation.begin(_streams(call, sample), call.time)
             computes.append(evaluation.computes)
         if not splittable and any(computes):
             computes = [True] * len(computes)

@@ -26,6 +26,14 @@ def evaluation(together, *wanted, part="all", splittable=True):
     return computed
 
 
+def after(first, computed, splittable=True):
+    """What conditionings did together, once this call was made."""
+    together = Together()
+    together.decide(first, [FULL] * first.n_samples, splittable)
+    together.made(first, computed)
+    return together
+
+
 def test_what_one_had_computed_those_that_follow_have_too():
     together = Together()
     assert evaluation(together, ("cond", None), ("uncond", True), ("perturbed", True)) == [True, True, True]
@@ -45,16 +53,14 @@ def test_parts_of_a_picture_go_apart_and_so_do_samples():
     assert evaluation(together, ("cond", None), part="left") == [True]
     assert evaluation(together, ("uncond", True), part="right") == [False]
     assert evaluation(together, ("uncond", True), part="left") == [True]
-    both = Together()
-    both.made(call("cond", n_samples=2), [True, False])
+    both = after(call("cond", n_samples=2), [True, False])
     decisions = both.decide(call("uncond", n_samples=2), [SPECULATE, SPECULATE], splittable=True)
     assert [d.action for d in decisions] == ["full", "speculate"]
     assert decisions[0].reason == "with_conditioning"
 
 
 def test_a_batch_that_cannot_be_taken_apart_is_computed_whole():
-    together = Together()
-    together.made(call("cond", n_samples=2), [True, False])
+    together = after(call("cond", n_samples=2), [True, False])
     decisions = together.decide(call("uncond", n_samples=2), [SPECULATE, SPECULATE], splittable=False)
     assert [d.action for d in decisions] == ["full", "full"]
 
@@ -76,15 +82,22 @@ def test_nothing_is_put_right_while_they_part():
     assert [apart("cond", True), apart("uncond", True)] == [[], []]
 
 
-def test_a_reason_of_its_own_is_kept():
+def test_a_conditioning_that_takes_the_place_of_another_is_not_held_against_it():
+    """A keyframe changes the one conditioning there is: it is another stream from then on."""
     together = Together()
-    together.made(call("cond"), [True])
+    for time, stream, computed in [(3.0, "before", False), (2.0, "after", True), (1.0, "after", False)]:
+        of = call(stream, time=time)
+        assert together.decide(of, [SPECULATE], True) == [SPECULATE]
+        together.made(of, [computed])
+
+
+def test_a_reason_of_its_own_is_kept():
+    together = after(call("cond"), [True])
     assert together.decide(call("uncond"), [FULL], True) == [FULL]
 
 
 def test_without_a_known_part_each_goes_alone():
-    together = Together()
-    together.made(call("cond", part=None), [True])
+    together = after(call("cond", part=None), [True])
     assert together.decide(call("uncond", part=None), [SPECULATE], True) == [SPECULATE]
 
 

@@ -150,8 +150,7 @@ def _from(call: Call, recorded: RecordedCall, decided_at: Sequence[float]) -> Ex
     if call.latent is None or level is None or recorded.x is None or exact.output[0].shape != recorded.x.shape:
         return exact
     strayed = call.latent.x.to("cpu", torch.float32) - recorded.x.float()
-    shown = [level.signal * d**2 / (level.signal**2 * d**2 + level.noise**2) for d in decided_at]
-    gains = torch.tensor([(each - level.latent_gain) / level.output_gain for each in shown])
+    gains = level.follows(torch.tensor(decided_at).square())
     moved = exact.output[0].float() + gains.view(-1, *[1] * (strayed.ndim - 1)) * strayed
     return replace(exact, output=(moved.to(exact.output[0].dtype), *exact.output[1:]))
 

@@ -39,6 +39,11 @@ class NoiseLevel:
         """The standard deviation, seen in the output, of what the best linear denoiser of white data leaves open."""
         return self.noise / math.hypot(self.signal, self.noise) / abs(self.output_gain)
 
+    def follows(self, power: Tensor) -> Tensor:
+        """The share of x that the best linear denoiser of data of this variance shows in its output (Wiener)."""
+        shown = self.signal * power / (self.signal**2 * power + self.noise**2)
+        return (shown - self.latent_gain) / self.output_gain
+
     def denoised(self, x: Tensor, output: Tensor) -> Tensor:
         """The picture that the network shows by `output` for x, (B, ...) each, in fp32."""
         return self.latent_gain * x.float() + self.output_gain * output.float()

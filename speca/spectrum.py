@@ -25,7 +25,8 @@ TRANSFORMS_ON = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Of pictures like one of (1, C, ...): the power of each of its frequencies, (1, C, ...) as `rfftn` has them."""
+    """Of pictures like one of (1, C, ...): the power of each of its frequencies, (1, C, ...) as `rfftn` has them, or one
+    for all."""
 
     power: Tensor
     _sides: torch.Size
@@ -33,16 +34,15 @@ class Spectrum:
 
     @classmethod
     def white(cls, picture: Tensor) -> Spectrum:
-        """Of unit variance, and of the picture's shape."""
-        at_home = picture if picture.device.type in TRANSFORMS_ON else picture.cpu()
-        power = torch.ones_like(_transformed(at_home), dtype=torch.float32)
-        return cls(power, _spatial(at_home).shape[2:], at_home.device)
+        """Of unit variance, for pictures of this shape."""
+        device = picture.device if picture.device.type in TRANSFORMS_ON else torch.device("cpu")
+        return cls(torch.ones((), device=device), _spatial(picture).shape[2:], device)
 
     @classmethod
     def of(cls, picture: Tensor) -> Spectrum:
         """Of what the picture itself has. Summed up on the CPU, where the order of sums is always the same."""
         white = cls.white(picture)
-        square = _transformed(picture.to(white._device)).abs().square().cpu()
+        square = white._frequencies(picture).abs().square().cpu()
         ring = _rings(white._sides).flatten()
         sums = square.new_zeros(*square.shape[:2], int(ring.max()) + 1).index_add_(2, ring, square.flatten(2))
         power = (sums / torch.bincount(ring))[..., ring].view_as(square)
@@ -64,21 +64,16 @@ class Spectrum:
         """(the share of x that shows in the output; the standard deviation of what it leaves open, over that of
         pictures), for each frequency."""
         total = level.signal**2 * self.power + level.noise**2
-        follows = (level.signal * self.power / total - level.latent_gain) / level.output_gain
-        return follows, level.noise / total.sqrt() / abs(level.output_gain)
+        return level.follows(self.power), level.noise / total.sqrt() / abs(level.output_gain)
 
     def _frequencies(self, picture: Tensor) -> Tensor:
-        return _transformed(picture.to(self._device))
+        spatial = _spatial(picture.to(self._device)).float()
+        return torch.fft.rfftn(spatial, dim=_dims(spatial), norm="ortho")
 
 
 def _spatial(picture: Tensor) -> Tensor:
     """With at least one side: (1, C, ...)."""
     return picture if picture.ndim > 2 else picture.unsqueeze(1)
-
-
-def _transformed(picture: Tensor) -> Tensor:
-    spatial = _spatial(picture).float()
-    return torch.fft.rfftn(spatial, dim=_dims(spatial), norm="ortho")
 
 
 def _dims(spatial: Tensor) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ TRANSFORMS_ON = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Of pictures like one of (1, C, ...): the power of each frequency, (1, C, ...) as `rfftn` has them, or one for all."""
+    """Of pictures like one of (1, C, ...): the power of each frequency `rfftn` has, (1, C, ...), or one for all."""
 
     power: Tensor
     _sides: torch.Size

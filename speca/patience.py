@@ -8,8 +8,8 @@ VAIN = 3
 
 class Patience:
     """Of one stream. A check that is rejected is paid for nothing; after `VAIN` of them the next one waits for four
-    calls, after one more for eight, and so on, as long as none is accepted and the errors do not fall so fast that
-    `VAIN` more would be within the threshold."""
+    calls, after one more for eight, and so on, as long as none is accepted and the last `VAIN` errors do not fall so
+    fast, one to the next and all in all, that as many more would be within the threshold."""
 
     def __init__(self) -> None:
         self._vain: list[float] = []
@@ -31,6 +31,8 @@ class Patience:
         self._vain.append(error)
         if len(self._vain) < VAIN:
             return
-        before, last = self._vain[-2:]
-        if not last - VAIN * (before - last) <= threshold:  # nor is it if one of them is not finite
+        *earlier, before, last = self._vain[-VAIN:]
+        # Over all of them too: the errors of a sampler of two stages go up and down.
+        falls = min(before - last, (earlier[0] - last) / (VAIN - 1))
+        if not last - VAIN * falls <= threshold:  # nor is it if one of them is not finite
             self._wait = 2 ** (len(self._vain) - 1)

@@ -136,6 +136,26 @@ def test_a_picture_that_is_moved_is_a_jump():
     assert arrived((4.0, 4 * one), (3.9, 3.9 * one.roll(5, -1)))[0] == [False, True]
 
 
+@pytest.mark.parametrize("after", [3.6, 2.4, 1.2])
+def test_a_region_whose_mask_is_taken_away_is_a_jump(after):
+    """Cosmos 1 is shown masked regions without noise, as long as noise would be: a step's length is no measure."""
+    smooth = torch.ones(1, 4, 8, 16)
+    one = noise(1)
+    masked, free = torch.cat((one[:, :, :8], smooth), 2), one
+    assert arrived((4.0, 4 * masked), (after, after * free))[0] == [False, True]
+    assert arrived((4.0, 4 * masked), (after, after * masked))[0] == [False, False]
+
+
+def test_the_correction_at_one_sigma_is_none():
+    """Heun's second call: the slope has changed by a half."""
+    path = SamplingPath(NoisePrediction(), [4.0, 2.0, 1.0, 0.0])
+    x, smooth = noise(1, 4.0), torch.ones(1, 4, 16, 16)
+    path.leave(x, 4.0, torch.zeros_like(x))
+    assert not path.arrive(x / 2, 2.0)
+    path.leave(x / 2, 2.0, torch.zeros_like(x))
+    assert not path.arrive(x / 2 + 0.7 * smooth, 2.0)
+
+
 def test_noise_that_falls_due_is_no_jump():
     """Half of the variance at 2 is kept from 4, the rest is new."""
     jumps, path = arrived((4.0, noise(1, 4.0)), (2.0, noise(1, 1.0) + noise(2, 3.0**0.5)))

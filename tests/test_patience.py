@@ -39,6 +39,11 @@ def test_errors_that_fall_too_slowly_to_get_within_are_not() -> None:
     assert checks([9.0 - 0.02 * i for i in range(40)]) == checks([2.0] * 40)
 
 
+def test_errors_that_go_up_and_down_are_not_taken_for_falling() -> None:
+    """Those of a sampler of two stages."""
+    assert checks([9.0, 2.0] * 20) == checks([2.0] * 40)
+
+
 def test_an_error_that_is_no_number_tells_nothing() -> None:
     assert checks([float("inf")] * 12) == [0, 1, 2, 7]
 

@@ -3,7 +3,8 @@
 The rule: an accepted call's true error may be over three times what it was judged only where that is harmless, which
 is where the call would have been accepted had the check known the truth: its error by its weight, with what came before
 it, is within the threshold. The estimate has a tail: one accepted call of a hundred may break the rule, if what it
-really costs stays within twice the threshold. What belongs to another stream, tile or latent is off by ten and more.
+really costs stays within three times the threshold. What belongs to another stream, tile or latent is off by ten and
+more.
 
 `--full` runs every situation on every model and keeps the table.
 """
@@ -84,7 +85,7 @@ def test_no_accepted_call_is_wrong_in_silence(model: str, name: str, request: py
     for record in scene.records:
         assert record.status == "finished"
         assert record.totals.calls or record.header.native
-    assert [call for call in truth.silent(calls) if call.sum_with_truth > 2 * call.threshold] == []
+    assert [call for call in truth.silent(calls) if call.sum_with_truth > truth.TOO_FAR * call.threshold] == []
 
 
 def test_anchors_of_another_stream_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_anchors_of_another_stream_are_seen(monkeypatch: pytest.MonkeyPatch) -> 
     scene = situations.Scene(situations.subject_of("flux-fluent"), SpeCaConfig(), STEPS_IN_CI)
     with truth.told() as calls:
         situations.SITUATIONS["guidance by a perturbed network"](scene)
-    assert [call for call in truth.silent(calls) if call.sum_with_truth > 2 * call.threshold]
+    assert [call for call in truth.silent(calls) if call.sum_with_truth > truth.TOO_FAR * call.threshold]
 
 
 def keep(model: str, name: str, calls: list[truth.Told], scene: Any, plain: Any) -> None:

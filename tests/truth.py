@@ -18,7 +18,7 @@ from speca.session import Session
 from speca.verify import worst_tensor
 
 TOO_FAR = 3.0
-"""A true error of so many times what was judged was not seen."""
+"""A true error of so many times what was judged was not seen, and what costs so many times the threshold is wrong."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ noise level, in units of the network's output there. So what is trained is what 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,14 @@ environment.prepare()
 from .data import source  # noqa: E402
 from .specs import ZOO, Spec  # noqa: E402
 from .training.comfy_import import keep_freed_memory  # noqa: E402
-from .training.loop import arguments, initialise, keep_layer_norm_inputs, rotate_faster, train  # noqa: E402
+from .training.loop import (  # noqa: E402
+    arguments,
+    initialise,
+    keep_layer_norm_inputs,
+    mixed_precision,
+    rotate_faster,
+    train,
+)
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -47,6 +55,12 @@ def is_flow(sampling) -> bool:
     return isinstance(sampling, comfy.model_sampling.CONST)
 
 
+def predicts_noise(sampling) -> bool:
+    import comfy.model_sampling
+
+    return type(sampling).calculate_denoised is comfy.model_sampling.EPS.calculate_denoised
+
+
 def output_gain(sampling, sigma: Tensor) -> Tensor:
     """(n,) how much the denoised picture moves with the network's output."""
     return sampling.calculate_denoised(sigma, torch.ones(len(sigma), 1), torch.zeros(len(sigma), 1))[:, 0].abs()
@@ -59,18 +73,28 @@ def weight_of_noise_prediction(sigma: Tensor) -> Tensor:
 
 
 def loss(
-    spec: Spec, base: BaseModel, condition: nn.Module, latent: Tensor, labels: Tensor, generator: torch.Generator
+    spec: Spec,
+    base: BaseModel,
+    condition: nn.Module,
+    latent: Tensor,
+    labels: Tensor,
+    generator: torch.Generator,
+    precision: contextlib.AbstractContextManager | None = None,
 ) -> Tensor:
-    """Mean squared error of what `base` denoises of `latent`, (B, ...), in units of its network's output; scalar."""
+    """Mean squared error of what `base` denoises of `latent`, (B, ...), in units of its network's output; scalar.
+
+    precision: what the network's forward runs under.
+    """
     sampling = base.model_sampling
     noise = torch.randn(latent.shape, generator=generator)
     sigma = noise_levels(len(latent), sampling, spec.noise_mean, generator)
     x = sampling.noise_scaling(sigma.view(-1, *[1] * (latent.ndim - 1)), noise, latent)
     ((cross_attn, extra),) = condition(labels)
     conds = base.extra_conds(cross_attn=cross_attn, noise=noise, device=noise.device, **extra)
-    denoised = base.apply_model(x, sigma, **{name: cond.cond for name, cond in conds.items()})
+    with precision or contextlib.nullcontext():
+        denoised = base.apply_model(x, sigma, **{name: cond.cond for name, cond in conds.items()})
     error = (denoised - latent).flatten(1).square().mean(1) / output_gain(sampling, sigma).square()
-    return (error * weight_of_noise_prediction(sigma) if spec.model_class == "DiT" else error).mean()
+    return (error * weight_of_noise_prediction(sigma) if predicts_noise(sampling) else error).mean()
 
 
 def main() -> None:
@@ -101,7 +125,8 @@ def main() -> None:
         # one in ten without its class, for guidance; where there are no classes, all
         dropped = torch.rand(batch, generator=generator) < (0.1 if data.classes else 2.0)
         labels = torch.where(dropped, len(data.classes), labels)
-        return loss(spec, base, model["condition"], build.to_latent(spec, pictures), labels, generator)
+        latent = build.to_latent(spec, pictures)
+        return loss(spec, base, model["condition"], latent, labels, generator, mixed_precision(options))
 
     def export(average: nn.ModuleDict, facts: dict) -> None:
         from . import card

@@ -58,8 +58,11 @@ def keep_layer_norm_inputs(network: nn.Module) -> None:
 
 
 def mixed_precision(options: argparse.Namespace) -> torch.autocast:
-    """For the network's forward alone: data and loss stay in fp32."""
-    return torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=not options.fp32)
+    """For the network's forward alone: data and loss stay in fp32. Off where the CPU has no products in bf16: they are
+    eight times slower there than fp32."""
+    kind = torch.device(options.device).type
+    fast = kind != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(kind, torch.bfloat16, enabled=fast and not options.fp32)
 
 
 def rotate_as_complex(query: Tensor, key: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:

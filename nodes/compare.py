@@ -7,9 +7,9 @@ import logging
 
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
-from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-from ..speca.comfyui.compare import Comparison, tensors_of
+from ..speca.comfyui.asked import Asked, tensors_of
+from ..speca.comfyui.compare import Comparison
 from ..speca.comparison import (
     Figures,
     decibels,
@@ -30,11 +30,7 @@ log = logging.getLogger(__name__)
 NO_PICTURE = "SpeCa Compare has no picture: connect a VAE that decodes pictures to its input 'vae'."
 
 
-def sample(noise, guider, sampler, sigmas, latent_image):
-    return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent_image).args[0]
-
-
-comparison = Comparison(sample)
+comparison = Comparison()
 
 
 class SpeCaCompare(io.ComfyNode):
@@ -91,7 +87,7 @@ class SpeCaCompare(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, vae=None, true_errors=False) -> io.NodeOutput:
-        pair = comparison.run(noise, guider, sampler, sigmas, latent_image, true_errors)
+        pair = comparison.run(Asked.of(noise, guider, sampler, sigmas, latent_image), true_errors)
         uncached, speca = (tensors_of(sampled.latent) for sampled in (pair.uncached, pair.speca))
         decoded = [] if vae is None else [vae.decode(latents[0]) for latents in (uncached, speca)]
         pictures = [each for each in decoded if is_picture(each)]

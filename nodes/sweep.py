@@ -16,13 +16,13 @@ import folder_paths
 from comfy_api.latest import io, ui
 from PIL import Image
 
+from ..speca.comfyui.asked import Asked, tensors_of
 from ..speca.comfyui.attach import attachment_on, with_settings
-from ..speca.comfyui.compare import Comparison, tensors_of
+from ..speca.comfyui.compare import Comparison
 from ..speca.comparison import relative_error
-from .compare import sample
 from .inputs import sampling, schema, vae_for_psnr
+from .quality import psnr_of_latents
 from .tradeoff import Plot
-from .tune import psnr_of_latents
 
 COLUMNS = (
     *("seed", "threshold", "speedup", "seconds", "seconds_uncached", "psnr_db", "latent_error"),
@@ -92,7 +92,8 @@ class SpeCaSweep(io.ComfyNode):
     ) -> io.NodeOutput:
         values = numbers(thresholds)
         attachment_on(guider, "SpeCa Sweep")  # before anything is run
-        rows = list(_rows(values, seeds, noise, guider, sampler, sigmas, latent_image, vae))
+        asked = [Asked.of(each, guider, sampler, sigmas, latent_image) for each in _noises(noise, seeds)]
+        rows = list(_rows(values, asked, vae))
         table = _table(rows)
         image = _plot(rows).picture()
         width, height = image.shape[2], image.shape[1]
@@ -123,27 +124,24 @@ def numbers(listed: str) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-def _rows(
-    thresholds: Sequence[float],
-    seeds: int,
-    noise: Any,
-    guider: Any,
-    sampler: Any,
-    sigmas: Any,
-    latent_image: Any,
-    vae: Any,
-) -> Iterator[dict[str, Any]]:
-    """One for each run. What is kept of the run without SpeCa serves all thresholds of a seed."""
-    comparison = Comparison(sample)
-    config = attachment_on(guider, "SpeCa Sweep").config
-    bar = comfy.utils.ProgressBar(seeds * len(thresholds))
+def _noises(noise: Any, seeds: int) -> Iterator[Any]:
+    """Of so many seeds, which count up from the noise's own."""
     for i in range(seeds):
-        drawn = copy.copy(noise)
-        drawn.seed = (noise.seed + i) % MAX_SEED
+        counted = copy.copy(noise)
+        counted.seed = (noise.seed + i) % MAX_SEED
+        yield counted
+
+
+def _rows(thresholds: Sequence[float], asked: Sequence[Asked], vae: Any) -> Iterator[dict[str, Any]]:
+    """One for each run. What is kept of the run without SpeCa serves all thresholds of a seed."""
+    comparison = Comparison()
+    bar = comfy.utils.ProgressBar(len(asked) * len(thresholds))
+    for of_seed in asked:
+        config = attachment_on(of_seed.guider, "SpeCa Sweep").config
         for threshold in thresholds:
             with with_settings(replace(config, mode="threshold", threshold=threshold)):
-                pair = comparison.run(drawn, guider, sampler, sigmas, latent_image)
-            yield _row(drawn.seed, threshold, pair, vae)
+                pair = comparison.run(of_seed)
+            yield _row(of_seed.noise.seed, threshold, pair, vae)
             bar.update(1)
 
 

@@ -8,15 +8,14 @@ import logging
 
 from comfy_api.latest import io, ui
 
+from ..speca.comfyui.asked import Asked
 from ..speca.comfyui.attach import attach
-from ..speca.comfyui.compare import tensors_of
 from ..speca.comfyui.tune import Tuning
-from ..speca.comparison import is_picture, mean_square, psnr
 from ..speca.recording import GIGABYTE
 from ..speca.tuning import Goal, Search, to_json, verdict
 from . import live, saved_settings
-from .compare import sample
 from .inputs import advanced, sampling, schema, vae_for_psnr
+from .quality import psnr_of_latents
 from .tradeoff import Plot
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ class SpeCaTune(io.ComfyNode):
         name = saved_settings.checked(save_as) if save_as.strip() else None  # before anything is run
         asked = Goal("speed", speed) if goal == SPEED else Goal("psnr", psnr)
         quality = functools.partial(psnr_of_latents, vae)
-        tuning = Tuning(sample, noise, guider, sampler, sigmas, latent_image, quality)
+        tuning = Tuning(Asked.of(noise, guider, sampler, sigmas, latent_image), quality)
         tuned = tuning.run(asked, memory_limit_gb * GIGABYTE)
         chosen = tuned.search.chosen()
         told = to_json(tuned.search, tuned.identity, tuned.config.to_json())
@@ -149,17 +148,6 @@ class SpeCaTune(io.ComfyNode):
             json.dumps(told, indent=1),
             ui=shown,
         )
-
-
-def psnr_of_latents(vae, latent, reference) -> float:
-    """In dB, of decoded pictures; of latents without a vae that decodes any, the reference's range being the peak."""
-    samples, references = (tensors_of(each)[0] for each in (latent, reference))
-    if vae is not None:
-        pictures = [vae.decode(each) for each in (samples, references)]
-        if all(map(is_picture, pictures)):
-            return psnr(mean_square(*(each.flatten(0, -4) for each in pictures)).mean().item())
-    span = float(references.max() - references.min()) or 1.0
-    return psnr(mean_square(samples / span, references / span).mean().item())
 
 
 def _plot(search: Search) -> Plot:

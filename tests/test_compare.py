@@ -90,7 +90,7 @@ def comparison(comfy: None, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     from speca.comfyui.compare import Comparison
 
-    monkeypatch.setattr(compare, "comparison", Comparison(compare.sample))
+    monkeypatch.setattr(compare, "comparison", Comparison())
     return compare.comparison
 
 
@@ -285,13 +285,15 @@ class TestWhatIsKept:
     def test_what_is_done_to_a_result_is_not_done_to_what_is_kept(self, comparison: Any) -> None:
         from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 
-        asked = run_inputs(tiny_models.build("flux"))
-        results = [comparison.run(Noise_RandomNoise(1), *asked) for _ in range(2)]
+        from speca.comfyui.asked import Asked
+
+        inputs = run_inputs(tiny_models.build("flux"))
+        results = [comparison.run(Asked.of(Noise_RandomNoise(1), *inputs)) for _ in range(2)]
         kept = results[0].uncached.latent["samples"].clone()
         for result in results:
             assert torch.equal(result.uncached.latent["samples"], kept)
             result.uncached.latent["samples"].zero_()
-        third = comparison.run(Noise_RandomNoise(1), *asked)
+        third = comparison.run(Asked.of(Noise_RandomNoise(1), *inputs))
         assert third.kept
         assert torch.equal(third.uncached.latent["samples"], kept)
 
@@ -304,6 +306,8 @@ class TestWhatIsKept:
         assert kept != inputs_of_run(tiny_models.build("flux"))
 
     def test_noise_that_is_new_each_time_is_drawn_once_for_both_runs(self, comparison: Any) -> None:
+        from speca.comfyui.asked import Asked
+
         class Fresh:
             seed, draws = 0, 0
 
@@ -311,8 +315,8 @@ class TestWhatIsKept:
                 self.draws += 1
                 return torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(self.draws))
 
-        noise, asked = Fresh(), run_inputs(tiny_models.build("flux"), threshold=0.0)
-        first, second = comparison.run(noise, *asked), comparison.run(noise, *asked)
+        noise, inputs = Fresh(), run_inputs(tiny_models.build("flux"), threshold=0.0)
+        first, second = (comparison.run(Asked.of(noise, *inputs)) for _ in range(2))
         assert noise.draws == 2
         for pair in (first, second):
             assert not pair.kept

@@ -292,7 +292,7 @@ ZOO: dict[str, Spec] = {
             noise_mean=-0.6,
         ),
         Spec(
-            name="pixart-terrain",
+            name="pixart-units",
             family="PixArt",
             model_class="PixArtSigma",
             unet={
@@ -312,7 +312,7 @@ ZOO: dict[str, Spec] = {
                 "qk_norm": True,
                 "micro_condition": False,
             },
-            source="terrain",
+            source="units",
             depth=28,
             size=64,
             zero=("t_block.1", "scale_shift_table", "cross_attn.proj", "final_layer.linear"),

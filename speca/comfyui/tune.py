@@ -19,8 +19,9 @@ from ..config import SpeCaConfig
 from ..events import RunRecord
 from ..recording import Recording, prices, seconds_of
 from ..tuning import MAX_RUNS, Goal, Search, Settings, figures, first, psnr_of
-from .attach import attachment_on, clock_of, standing_aside, with_settings
-from .compare import Drawn, Latent, Sample, Sampled, in_place_of, run_since, timed, warm_up
+from .asked import Asked, Latent
+from .attach import attachment_on, standing_aside, with_settings
+from .compare import run_since
 from .rehearsal import CannotRehearseError, Stand
 
 log = logging.getLogger(__name__)
@@ -46,18 +47,12 @@ class Tuned:
 class Tuning:
     """One tuning. Everything that it holds goes with it."""
 
-    def __init__(
-        self, sample: Sample, noise: Any, guider: Any, sampler: Any, sigmas: Tensor, latent: Latent, psnr: Psnr
-    ) -> None:
-        self._attachment = attachment_on(guider, "SpeCa Tune")
-        self._sample = sample
-        self._guider = guider
-        self._sampler = sampler
-        self._sigmas = sigmas
-        self._latent = latent
+    def __init__(self, asked: Asked, psnr: Psnr) -> None:
+        self._attachment = attachment_on(asked.guider, "SpeCa Tune")
+        self._asked = asked
+        self._steps = len(asked.sigmas) - 1
         self._psnr = psnr
-        self._noise = Drawn(noise)
-        self._clock = clock_of(guider.model_patcher.load_device)
+        self._clock = asked.clock
 
     def run(self, goal: Goal, memory_limit: float) -> Tuned:
         """memory_limit: bytes of system memory for what is recorded.
@@ -65,11 +60,11 @@ class Tuning:
         Raises ValueError where nothing can be tuned, and RecordingTooLargeError; both say what to do.
         """
         config = self._attachment.config
-        native = self._attachment.why_native(self._guider, len(self._sigmas) - 1)
+        native = self._attachment.why_native(self._asked.guider, self._steps)
         if native is not None:
             raise ValueError(f"SpeCa Tune: {native}")
         config = config if config.threshold > 0 else Settings(SpeCaConfig().threshold, config.order, 1).on(config)
-        warm_up(self._sample, self._noise, self._guider, self._sigmas, self._latent)
+        self._asked.warm_up()
         try:
             with standing_aside():
                 uncached, reference, recording = self._record(config, memory_limit)
@@ -78,15 +73,14 @@ class Tuning:
             raise ValueError(f"SpeCa Tune: this run cannot be replayed: {refused}") from None
         del recording
         latent = self._check(search, config, uncached, reference)
-        return Tuned(
-            search.chosen().settings.on(config), search, latent, uncached, identity_of(self._guider.model_patcher.model)
-        )
+        identity = identity_of(self._asked.guider.model_patcher.model)
+        return Tuned(search.chosen().settings.on(config), search, latent, uncached, identity)
 
     def _record(self, config: SpeCaConfig, memory_limit: float) -> tuple[float, Latent, Recording]:
         """Seconds of the uncached run, its result, and what was recorded of it."""
         free = comfy.model_management.get_free_memory(torch.device("cpu"))
         limit = min(memory_limit, SHARE_OF_FREE_MEMORY * free)
-        recording = Recording(limit, max(len(self._sigmas) - 1, 1), self._clock)
+        recording = Recording(limit, max(self._steps, 1), self._clock)
 
         def sample(
             native: Any, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, *args: Any, **kwargs: Any
@@ -101,7 +95,7 @@ class Tuning:
 
             return Stand(guider, sigmas, extra_args).record(config, recording, again)
 
-        sampled = self._timed(in_place_of(self._sampler, sample), recording.run_clock)
+        sampled = self._asked.instead(sample).timed(recording.run_clock)
         log.info("SpeCa Tune: recorded %d calls, %.2f GB", len(recording.calls), recording.nbytes / 1e9)
         return sampled.seconds, sampled.latent, recording
 
@@ -158,7 +152,7 @@ class Tuning:
             bar = comfy.utils.ProgressBar(len(wanted))
 
             def again(options: dict[str, Any], go_on: Callable[..., None]) -> Tensor:
-                torch.manual_seed(self._noise.seed)
+                torch.manual_seed(self._asked.noise.seed)
                 return native(guider, sigmas, options, go_on, noise.clone(), image, mask, True)
 
             for settings in wanted:
@@ -167,8 +161,7 @@ class Tuning:
             return noise
 
         if wanted:
-            sampler = in_place_of(self._sampler, sample)
-            self._sample(self._noise, self._guider, sampler, self._sigmas, self._latent)
+            self._asked.instead(sample).sample()
         return replays
 
     def _db_at_one(self, reference: Latent, error: Tensor) -> float:
@@ -184,7 +177,7 @@ class Tuning:
             comfy.model_management.throw_exception_if_processing_interrupted()
             before = self._attachment.run_of()
             with with_settings(settings.on(config)):
-                sampled = self._timed(self._sampler, self._clock)
+                sampled = self._asked.timed(self._clock)
             record = run_since(self._attachment, before)
             if record is None:
                 raise ValueError("SpeCa Tune: this guider samples without SpeCa's model")
@@ -194,9 +187,6 @@ class Tuning:
             latents[settings] = sampled.latent
             log.info("SpeCa Tune: run %d, %d at most: %s: %s", len(latents), MAX_RUNS, settings, measured.told())
         return latents[search.chosen().settings]
-
-    def _timed(self, sampler: Any, clock: Callable[[], float]) -> Sampled:
-        return timed(self._sample, self._noise, self._guider, sampler, self._sigmas, self._latent, clock)
 
 
 def identity_of(model: Any) -> dict[str, Any]:

@@ -39,12 +39,6 @@ def _units() -> Source:
     return wesnoth_units()
 
 
-def _terrain() -> Source:
-    from .sprites import wesnoth_terrain
-
-    return wesnoth_terrain()
-
-
 def _photographs() -> Source:
     from .photographs import wallpapers
 
@@ -68,7 +62,6 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "clipart": _clipart,
     "stamps": _stamps,
     "units": _units,
-    "terrain": _terrain,
     "photographs": _photographs,
     "arcade": _arcade,
     "doom": _doom,

@@ -152,17 +152,3 @@ def wesnoth_units() -> Sprites:
     )
     root = debian("wesnoth-1.16-data") / "usr/share/games/wesnoth/1.16/data/core/images/units"
     return sprites("units", origin, _by_folder(root, "*.png", 1))
-
-
-def wesnoth_terrain() -> Sprites:
-    origin = Origin(
-        "Debian `wesnoth-1.16-data` 1.16.9",
-        "the ground of the game and what stands on it, by people",
-        "GPL-2+, CC BY-SA 4.0",
-    )
-    root = debian("wesnoth-1.16-data") / "usr/share/games/wesnoth/1.16/data/core/images/terrain"
-    return sprites(
-        "terrain",
-        origin,
-        _by_folder(root, "*.png", 1, ("fog", "masks", "misc", "off-map", "portals", "symbols", "void")),
-    )

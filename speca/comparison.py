@@ -191,7 +191,7 @@ def _call(call: CallRecord) -> dict[str, Any]:
 def _true_errors(witness: Witness) -> dict[str, Any]:
     """Of all accepted samples of all calls."""
     errors = [error for of_call in witness.seen.values() for error in of_call]
-    told: dict[str, Any] = {"accepted": len(errors), "seconds": _told(witness.seconds)}
+    told: dict[str, Any] = {"accepted": len(errors), "seconds": _told(witness.clock.aside)}
     for name in ("judged", "true"):
         values = [getattr(error, name) for error in errors]
         if values:

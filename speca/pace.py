@@ -13,7 +13,7 @@ from .config import SpeCaConfig
 from .events import Plan, RunHeader
 from .stream import Stream
 from .tally import Tally
-from .verify import CARRIED_GROWTH, threshold_at
+from .verify import growth, threshold_at
 
 
 class Pace:
@@ -59,7 +59,6 @@ class Pace:
     def _forecasts(self, call: Call, streams: Sequence[Stream], own: int) -> Forecasts:
         """Of one sample, by the streams of all its rows."""
         config = self._config
-        growth = 1.0 if call.renoised else CARRIED_GROWTH
         left = max(self._steps - call.step, 1)
         by_step = [
             streams[0].weight_at(call, step) * haste(call.schedule.ratio(step))
@@ -75,7 +74,7 @@ class Pace:
             total=max(stream.errors.total for stream in streams),
             in_a_row=max(stream.in_a_row for stream in streams),
             rate=max(stream.rate for stream in streams),
-            growth=growth if config.accumulate_error else 0.0,
+            growth=growth(call.renoised) if config.accumulate_error else 0.0,
             weights=tuple(weights),
             longest=config.max_consecutive,
         )

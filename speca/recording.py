@@ -9,9 +9,7 @@ put right are those of a run; what is only estimated is how the network would an
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from .budget import Prices
 from .call import Call, Exact, Network, Tensors
+from .clock import RunClock
 from .events import Row, RunRecord
 from .schedule import DECIDED_AT
 from .session import Session
@@ -55,33 +54,19 @@ class RecordedCall:
 class Recording:
     """The calls of one run, at most `limit` bytes of them. steps: of its schedule, to foresee what it will take.
 
-    seconds: spent on keeping it; the run's clock stands still meanwhile.
+    clock: the run's own, which stands still for keeping them.
     """
 
-    def __init__(self, limit: float, steps: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, limit: float, steps: int, clock: RunClock) -> None:
         self.calls: list[RecordedCall] = []
         self.nbytes = 0
-        self.seconds = 0.0
+        self.clock = clock
         self._limit = limit
         self._steps = steps
-        self._clock = clock
-
-    def run_clock(self) -> float:
-        """Seconds without those that keeping took."""
-        return self._clock() - self.seconds
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What is done in here is not the run's own work."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            self.seconds += self._clock() - began
 
     def add(self, call: Call, exact: Exact, seconds: float) -> None:
         """Raises `RecordingTooLargeError` in the first step, if as many as there are steps will not fit."""
-        with self.aside():
+        with self.clock.stopped():
             x = None if call.latent is None else self._kept(call.latent.x)
             features = exact.features and tuple(map(self._kept, exact.features))
             embedded = exact.embedded and tuple(map(self._kept, exact.embedded))
@@ -117,7 +102,7 @@ class RecordingSession(Session):
         seconds = self._clock() - began
         recorded = exact
         if needs_embedded and exact.features is not None:
-            with self.recording.aside():
+            with self.recording.clock.stopped():
                 embedded = network.embedded()
             if embedded is not None and [t.shape for t in embedded] == [t.shape for t in exact.features]:
                 recorded = replace(exact, embedded=embedded)

@@ -114,6 +114,11 @@ def worst_tensor(metric: str, forecast: Sequence[Tensor], exact: Sequence[Tensor
     return each_tensor(metric, forecast, exact).amax(dim=0)
 
 
+def growth(renoised: bool) -> float:
+    """Of a sum of errors from one call to the next."""
+    return 1.0 if renoised else CARRIED_GROWTH
+
+
 @dataclass(frozen=True)
 class ErrorSum:
     """What the forecasts since a full call have cost so far; a full call begins a new one.
@@ -126,7 +131,7 @@ class ErrorSum:
 
     def carried(self, renoised: bool) -> float:
         """What it counts for at the next call."""
-        return self.total if renoised else CARRIED_GROWTH * self.total
+        return growth(renoised) * self.total
 
     def expected(self, weight: float, renoised: bool) -> float:
         """The sum after the next forecast, if that adds as much as the last one. It reaches farther, so adds more."""

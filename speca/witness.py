@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .call import Network, Tensors
+from .clock import RunClock
 from .events import CallRecord
 from .verify import worst_tensor
 
@@ -26,30 +26,25 @@ class TrueError:
 class Witness:
     """Sees one run's accepted calls, at the price of a full call of the network for each.
 
-    seen: by the call's number in the run. seconds: what it took; the run's clock stands still meanwhile.
-    metric: of `verify.ERROR_METRICS`. clock: seconds, waiting for the device.
+    seen: by the call's number in the run. clock: the run's own, which stands still meanwhile.
+    metric: of `verify.ERROR_METRICS`.
     """
 
-    def __init__(self, metric: str, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, metric: str, clock: RunClock | None = None) -> None:
         self.seen: dict[int, tuple[TrueError, ...]] = {}
-        self.seconds = 0.0
+        self.clock = clock or RunClock()
         self._metric = metric
-        self._clock = clock
         self._tell: Callable[[CallRecord], None] = lambda call: None
 
     def tells(self, tell: Callable[[CallRecord], None]) -> None:
         """`tell` is given each call that was seen, its true errors in its rows."""
         self._tell = tell
 
-    def run_clock(self) -> float:
-        """Seconds without those of the witness."""
-        return self._clock() - self.seconds
-
     def see(self, call: CallRecord, n_samples: int, judged: Sequence[float], output: Tensors, network: Network) -> None:
         """judged: of each row of the batch. output: what the sampler is given, (B, ...) per tensor."""
-        began = self._clock()
-        exact = network.full(None, False).output
-        by_row = worst_tensor(self._metric, output, exact).tolist()
+        with self.clock.stopped():
+            exact = network.full(None, False).output
+            by_row = worst_tensor(self._metric, output, exact).tolist()
         errors = {
             row.sample: TrueError(
                 row.sample, max(judged[row.sample :: n_samples]), max(by_row[row.sample :: n_samples])
@@ -58,7 +53,6 @@ class Witness:
             if row.outcome == "accepted"
         }
         self.seen[call.call] = tuple(errors.values())
-        self.seconds += self._clock() - began
         rows = (
             replace(row, judged=errors[row.sample].judged, true=errors[row.sample].true)
             if row.sample in errors

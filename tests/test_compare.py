@@ -23,6 +23,7 @@ from PIL import Image
 
 import tiny_models
 import truth
+from speca.clock import RunClock
 from speca.comparison import NO_SSIM, Figures, in_lines, mean_square, psnr, relative_error, ssim
 from speca.comparison import report as report_of
 from speca.events import CallRecord, Row
@@ -495,7 +496,7 @@ class TestTrueErrors:
 
     def test_the_runs_clock_stands_still_meanwhile(self) -> None:
         now = itertools.count()
-        witness = Witness("relative_l2", lambda: float(next(now)))
+        witness = Witness("relative_l2", RunClock(lambda: float(next(now))))
         output = (torch.ones(2, 3),)
         network = SimpleNamespace(full=lambda *args: SimpleNamespace(output=(2 * torch.ones(2, 3),)))
         rows = (Row(0, "full", "warm_up"), Row(1, "accepted", "within", 0.1, 0.2))
@@ -505,8 +506,8 @@ class TestTrueErrors:
         witness.see(record, 2, [0.3, 0.4], output, network)
         assert [(row.judged, row.true) for row in amended[0].rows] == [(None, None), (0.4, pytest.approx(0.5))]
         assert witness.seen == {4: (TrueError(1, 0.4, pytest.approx(0.5)),)}
-        assert witness.seconds == 1.0
-        assert witness.run_clock() == 1.0
+        assert witness.clock.aside == 1.0
+        assert witness.clock() == 1.0
 
 
 COMPARISON = """

@@ -228,7 +228,7 @@ class Attachment:
             note=self._note,
         )
         witness = _witness.get()
-        clock = clock_of(device) if witness is None else witness.run_clock
+        clock = clock_of(device) if witness is None else witness.clock
         session = Session(config, header, self._listener, placement, clock, witness, worst)
         if witness is not None:
             witness.tells(session.tally.amend)

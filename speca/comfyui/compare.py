@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import comfy.model_management
 
+from ..clock import RunClock
 from ..events import RunRecord
 from ..witness import Witness
 from .asked import Asked, Sampled, tensors_of
@@ -41,10 +42,10 @@ class Comparison:
         inputs, clock = asked.inputs(), asked.clock
         self._warm_up(asked)
 
-        witness = Witness(attachment.config.error_metric, clock) if true_errors else None
+        witness = Witness(attachment.config.error_metric, RunClock(clock)) if true_errors else None
         with witnessed(witness):
             before = attachment.run_of()
-            speca = asked.timed(clock if witness is None else witness.run_clock)
+            speca = asked.timed(clock if witness is None else witness.clock)
         record = run_since(attachment, before)
 
         comfy.model_management.throw_exception_if_processing_interrupted()

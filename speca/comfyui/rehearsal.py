@@ -64,7 +64,7 @@ class Stand:
         Raises CannotRehearseError where the run was left to the model, and RecordingTooLargeError.
         """
         placement = AsItComes(config)
-        session = RecordingSession(config, self._header(config), None, placement, recording.run_clock, agree=worst)
+        session = RecordingSession(config, self._header(config), None, placement, recording.clock, agree=worst)
         session.recording = recording
         return self._run(session, placement, sample)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..adapters import recognise
 from ..adapters.base import uncompiled
+from ..clock import RunClock
 from ..config import SpeCaConfig
 from ..events import RunRecord
 from ..recording import Recording, prices, seconds_of
@@ -80,7 +81,7 @@ class Tuning:
         """Seconds of the uncached run, its result, and what was recorded of it."""
         free = comfy.model_management.get_free_memory(torch.device("cpu"))
         limit = min(memory_limit, SHARE_OF_FREE_MEMORY * free)
-        recording = Recording(limit, max(self._steps, 1), self._clock)
+        recording = Recording(limit, max(self._steps, 1), RunClock(self._clock))
 
         def sample(
             native: Any, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, *args: Any, **kwargs: Any
@@ -95,7 +96,7 @@ class Tuning:
 
             return Stand(guider, sigmas, extra_args).record(config, recording, again)
 
-        sampled = self._asked.instead(sample).timed(recording.run_clock)
+        sampled = self._asked.instead(sample).timed(recording.clock)
         log.info("SpeCa Tune: recorded %d calls, %.2f GB", len(recording.calls), recording.nbytes / 1e9)
         return sampled.seconds, sampled.latent, recording
 

@@ -2,9 +2,9 @@
 
 The rule: an accepted call's true error may be over three times what it was judged only where that is harmless, which
 is where the call would have been accepted had the check known the truth: its error by its weight, with what came before
-it, is within the threshold. The estimate has a tail: one accepted call of a hundred may break the rule, if what it
-really costs stays within three times the threshold. What belongs to another stream, tile or latent is off by ten and
-more.
+it, is within the threshold. The estimate has a tail: one accepted call of a hundred may break the rule, of one
+situation a single one or one of ten, if what it really costs stays within three times the threshold. Of what is
+forecast from anchors of another stream, tile or latent, half the calls break it.
 
 `--full` runs every situation on every model and keeps the table.
 """
@@ -36,7 +36,8 @@ IN_CI = {
 }
 STEPS_IN_CI = 10
 
-TAIL = 0.01
+TAIL, TAIL_OF_ONE = 0.01, 0.1
+"""The share of accepted calls that may break the rule: of all situations together, and of one."""
 
 TABLE = kept_table.Table(
     "truth",
@@ -66,6 +67,13 @@ def test_situations_are_enough() -> None:
     assert all(name in situations.SITUATIONS for names in IN_CI.values() for name in names)
 
 
+def in_the_tail(calls: list[truth.Told]) -> bool:
+    """Of one situation's calls: whether those that break the rule are as few and as harmless as the estimate's tail."""
+    silent = truth.silent(calls)
+    few = len(silent) <= max(1, TAIL_OF_ONE * len(truth.accepted(calls)))
+    return few and all(call.sum_with_truth <= truth.TOO_FAR * call.threshold for call in silent)
+
+
 @pytest.mark.parametrize(("model", "name"), cases())
 def test_no_accepted_call_is_wrong_in_silence(model: str, name: str, request: pytest.FixtureRequest) -> None:
     full = request.config.getoption("--full")
@@ -85,7 +93,7 @@ def test_no_accepted_call_is_wrong_in_silence(model: str, name: str, request: py
     for record in scene.records:
         assert record.status == "finished"
         assert record.totals.calls or record.header.native
-    assert [call for call in truth.silent(calls) if call.sum_with_truth > truth.TOO_FAR * call.threshold] == []
+    assert in_the_tail(calls), truth.silent(calls)
 
 
 def test_anchors_of_another_stream_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +102,8 @@ def test_anchors_of_another_stream_are_seen(monkeypatch: pytest.MonkeyPatch) -> 
     scene = situations.Scene(situations.subject_of("flux-fluent"), SpeCaConfig(), STEPS_IN_CI)
     with truth.told() as calls:
         situations.SITUATIONS["guidance by a perturbed network"](scene)
-    assert [call for call in truth.silent(calls) if call.sum_with_truth > truth.TOO_FAR * call.threshold]
+    assert not in_the_tail(calls)
+    assert len(truth.silent(calls)) > len(truth.accepted(calls)) / 3
 
 
 def keep(model: str, name: str, calls: list[truth.Told], scene: Any, plain: Any) -> None:

@@ -98,7 +98,7 @@ def echo(level, log):
     return Echo()
 
 
-ZOO_ARCHITECTURES = ("flux", "hunyuan_video", "wan21", "qwen_image", "lumina2", "cosmos1")
+ZOO_ARCHITECTURES = ("flux", "hunyuan_video", "wan21", "qwen_image", "lumina2", "cosmos1", "pixart_sigma")
 
 
 @pytest.mark.parametrize("name", ["last", "last input", "stack", "blocks", "modules"])
@@ -595,7 +595,7 @@ def test_a_rival_runs_with_guidance_and_two_calls_a_step(tiny, name, monkeypatch
         assert [c.full for c in together.costs] == [c.full for c in apart.costs]
 
 
-@pytest.mark.parametrize("architecture", ["hunyuan_video", "wan21", "qwen_image", "lumina2", "cosmos1"])
+@pytest.mark.parametrize("architecture", ["hunyuan_video", "wan21", "qwen_image", "lumina2", "cosmos1", "pixart_sigma"])
 def test_seacache_finds_its_way_in_the_zoos_other_architectures(comfy, architecture):
     import tiny_models
     from methods.attachment import attach_run

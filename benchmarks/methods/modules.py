@@ -100,12 +100,19 @@ def _cosmos(block: Any, f: list[Tensor], x: Tensor, emb: Tensor, *args: Any, **k
     return x
 
 
+def _pixart(block: Any, f: list[Tensor], x: Tensor, y: Any, t: Tensor, *args: Any, **kwargs: Any) -> Any:
+    table = block.scale_shift_table[None].to(x)
+    _, _, gate_msa, _, _, gate_mlp = (table + t.reshape(len(x), 6, -1)).chunk(6, dim=1)
+    return x + gate_msa * f[0] + f[1] + gate_mlp * f[2]
+
+
 MODULES: dict[str, _Modules] = {
     "DoubleStreamBlock": _Modules(("img_attn.proj", "img_mlp", "txt_attn.proj", "txt_mlp"), _double_stream),
     "SingleStreamBlock": _Modules(("linear2",), _single_stream),
     "DiTBlock": _Modules(("attn", "mlp"), _dit),
     "WanAttentionBlock": _Modules(("self_attn", "cross_attn", "ffn"), _wan),
     "QwenImageTransformerBlock": _Modules(("attn", "img_mlp", "txt_mlp"), _qwen_image, two=("attn",)),
+    "PixArtMSBlock": _Modules(("attn", "cross_attn", "mlp"), _pixart),
     "JointTransformerBlock": _Modules(("attention", "feed_forward"), _lumina),
     "GeneralDITTransformerBlock": _Modules(("blocks.0.block", "blocks.1.block", "blocks.2.block"), _cosmos),
 }

@@ -62,7 +62,7 @@ class Calls:
 
         self._rows = len(batch) * (1 if case.cfg == 1 else 2)
         self.asked = 0
-        self.computed = 0.0
+        self._reached = self._inside = 0.0
         self.patcher = patcher.clone()
         self.patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "benchmark_asked", self._ask)
 
@@ -73,11 +73,21 @@ class Calls:
     def count_inside(self, patcher: Any) -> Any:
         from comfy.patcher_extension import WrappersMP
 
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "benchmark_reached", self._reach)
         patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "benchmark_computed", self._compute)
         return patcher
 
+    @property
+    def computed(self) -> float:
+        """Calls of the network. One that runs no wrappers (PixArt) lets none of them skip anything, either."""
+        return self._inside or self._reached
+
+    def _reach(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self._reached += x.shape[0] / self._rows
+        return executor(x, *args, **kwargs)
+
     def _compute(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.computed += x.shape[0] / self._rows
+        self._inside += x.shape[0] / self._rows
         return executor(x, *args, **kwargs)
 
 

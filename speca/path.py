@@ -26,9 +26,9 @@ MOST_RENOISED = 2.0
 
 # How far a latent may lie from where the step led, in lengths of the picture that was told, as far as the step goes
 # there, and in standard deviations of the noise. Not in lengths of the step: at a high sigma that is mostly noise, and
-# as long as another tile, or a region whose mask has changed, is far away. With guidance 5 the steps of 42 samplers on
-# FLUX, DiT and Cosmos reach a half of that at most, but for the cfg++ rule at the start of a flow and for what
-# diverges (lms on linear_quadratic). A second call at one sigma (heun) corrects less than half of the step before it.
+# as long as another tile, or a region whose mask has changed, is far away. The steps of 42 samplers on FLUX and DiT
+# with guidance 5, and on Cosmos without, reach a half of that at most, but for the cfg++ rule at the start of a flow
+# and what diverges (on linear_quadratic). A second call at one sigma (heun) corrects less than half of the step before.
 STRAYED_PICTURES = 3.0
 STRAYED_NOISE = 0.3
 CORRECTED_SHARE = 0.5

@@ -32,7 +32,8 @@ class SpeCaConfig:
         each call follows from that (`budget`); `threshold` and `threshold_end_factor` do not count then.
     target_speedup: the speed that is asked for in mode "speed", measured in wall-clock.
     threshold: the relative error at which a forecast is thrown away, at the start of the run; 0 computes every call.
-        Errors are weighted by what they cost the final picture, 1 on the run's average (`schedule.error_weights`).
+        Errors are weighted by what they cost the final picture, in one unit for all models (`schedule.error_weights`),
+        so that a threshold means much the same on each.
     order: the highest polynomial order of the forecast, 0 (reuse) to 4.
     threshold_end_factor: the threshold's factor at the end of the run, the paper's beta (section 3.3). The paper has
         beta < 1, stricter late; the weights say already where errors cost more, and why.

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from speca.schedule import DECIDED_AT, NoiseLevel, Schedule, error_weights, renoised_std
+from speca.schedule import COSTS_ONE, DECIDED_AT, NoiseLevel, Schedule, error_weights, renoised_std
 
 
 def eps(sigma):
@@ -66,12 +66,19 @@ def test_flow_and_noise_prediction_agree_on_one_step():
     assert as_flow * (1 - s) / (1 - to) == pytest.approx(as_noise)
 
 
-def test_weights_have_mean_one_and_follow_the_steps():
+def test_an_error_weighs_what_it_moves_the_picture_by_on_every_schedule():
     sigmas = [10.0, 5.0, 2.0, 1.0, 0.5]
     weights = error_weights([eps(s) for s in sigmas], 0.0, 3.0)
-    assert sum(weights) / len(weights) == pytest.approx(1.0)
     costs = [eps(s).final_error(s - t, 3.0) for s, t in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
-    assert [w / weights[0] for w in weights] == pytest.approx([c / costs[0] for c in costs])
+    assert [w * COSTS_ONE for w in weights] == pytest.approx(costs)
+    finer = error_weights([eps(s) for s in (10.0, 7.5, 5.0, 3.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25)], 0.0, 3.0)
+    assert sum(finer) == pytest.approx(sum(weights), rel=0.2)  # as many errors of half the cost
+
+
+def test_an_average_step_of_a_flow_model_weighs_about_one():
+    shifted = [3 * t / (1 + 2 * t) for t in (1 - i / 28 for i in range(28))]
+    weights = error_weights([flow(s) for s in shifted], 0.0, 5.0)
+    assert sum(weights) / len(weights) == pytest.approx(1.0, rel=0.3)
 
 
 def test_a_repeated_sigma_costs_nothing_and_a_rising_one_what_a_falling_one_does():

@@ -106,19 +106,24 @@ def facts_of(name: str) -> dict[str, Any]:
     return {"classes": json.loads(metadata["classes"]), "training": json.loads(metadata["training"])}
 
 
+def load_weights(name: str, network: nn.Module, condition: Condition) -> None:
+    """Put a trained model's weights into its network and table. Raises FileNotFoundError where it is not trained."""
+    tensors = safetensors.torch.load_file(path_of(name))
+    for module, prefix in ((network, "diffusion_model."), (condition, "condition.")):
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict(versions.renamed(weights, module.state_dict()))
+
+
 def load(name: str, dtype: torch.dtype = torch.float32) -> tuple[comfy.model_patcher.ModelPatcher, Condition]:
     """A trained model of the zoo as ComfyUI's MODEL, and its table of conditionings.
 
     Raises KeyError for a name that is not in the zoo, FileNotFoundError where it has not been trained.
     """
     spec, n_classes = ZOO[name], len(facts_of(name)["classes"])
-    tensors = safetensors.torch.load_file(path_of(name))
     device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     model = model_of(spec, n_classes, dtype, offload)
     condition = Condition(spec, n_classes).requires_grad_(False)
-    for module, prefix in ((model.diffusion_model, "diffusion_model."), (condition, "condition.")):
-        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        module.load_state_dict(versions.renamed(weights, module.state_dict()))
+    load_weights(name, model.diffusion_model, condition)
     model.eval()
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload), condition
 

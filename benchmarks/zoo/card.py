@@ -38,7 +38,8 @@ def export(spec: Spec, data: Source, average: nn.ModuleDict, facts: dict[str, An
     labels = [index % max(len(data.classes), 1) for index in range(SAMPLES * 2)]
     with torch.no_grad():
         plain = {n: _sample(spec, model, condition, labels[:SAMPLES], n, 1.0) for n in DIFFICULTY_STEPS}
-        shown = plain[50] if not data.classes else _sample(spec, model, condition, labels, 50, GUIDANCE)
+        guidance = 1.0 if spec.teacher else GUIDANCE
+        shown = plain[50] if not data.classes else _sample(spec, model, condition, labels, 50, guidance)
     uncached, fewer = (build.to_pictures(spec, plain[n]).add(1).div(2).clamp(0, 1) for n in DIFFICULTY_STEPS)
     difficulty = sorted(psnr(fewer, uncached))
     _sheet(spec, build.to_pictures(spec, shown)).save(path.with_suffix(".png"), optimize=True)
@@ -82,9 +83,12 @@ def _write(
     folded = f", {spec.fold}x{spec.fold} pixels folded into channels" if spec.fold > 1 else ""
     fewest, most = min(data.counts, default=0), max(data.counts, default=0)
     classes = f"{len(data.classes)} broad ones, of {fewest} to {most} pictures"
-    shown = f"{2 * SAMPLES} samples, 50 euler steps, cfg {GUIDANCE:g}"
+    shown = f"{2 * SAMPLES} samples, 50 euler steps, {'no guidance' if spec.teacher else f'cfg {GUIDANCE:g}'}"
     if not data.classes:
         classes, shown = "none", f"{SAMPLES} samples, 50 euler steps, no guidance"
+    taught = (
+        f", distilled from [{spec.teacher}]({spec.teacher}.md) with guidance {spec.guidance:g}" if spec.teacher else ""
+    )
     rows = {
         "Difficulty": f"**{mean(difficulty):.1f} dB** (worst of {SAMPLES}: {difficulty[0]:.1f}): PSNR of 17 steps "
         "against 50, euler, simple",
@@ -97,7 +101,7 @@ def _write(
         "Licence": f"of the data: {data.origin.licence}; the weights are derived from it and under it too",
         "Trained by": f"`python dev.py train {spec.name}`",
         "Run": f"{facts['steps']} steps of {facts['batch']}, AdamW, peak learning rate {facts['lr']:g}, seed "
-        f"{facts['seed']}, {facts['minutes']} minutes on {hardware}",
+        f"{facts['seed']}, {facts['minutes']} minutes on {hardware}{taught}",
         "Final loss": f"{facts['loss']} (mean of the last 200 steps)",
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())

@@ -6,7 +6,7 @@ by accident: architecture, prediction (flow, noise, EDM), shift, patch, width, d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -20,6 +20,8 @@ class Spec:
     fold: pixels of a square that become channels of one latent pixel, as a VAE without loss would have it.
     depth: blocks of the real model, for speedups computed for it. sampling: what differs from the class's own settings.
     zero: parts of the names of parameters that start at nothing. tokens: of a class's conditioning.
+    teacher, guidance: the model of the zoo from whose weights this one starts, to give in one call what that one gives
+    with guidance of this scale; as the released FLUX.1-dev and HunyuanVideo are distilled from models that need two.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Spec:
     batch: int = 12
     lr: float = 1.5e-3
     noise_mean: float = 0.3
+    teacher: str = ""
+    guidance: float = 1.0
 
     @property
     def channels(self) -> int:
@@ -95,7 +99,39 @@ def _dit(channels: int, side: int, patch: int, width: int, heads: int, depth: in
     }
 
 
-ZOO: dict[str, Spec] = {
+def _cosmos(side: int) -> dict[str, Any]:
+    return {
+        "image_model": "cosmos",
+        "max_img_h": side,
+        "max_img_w": side,
+        "max_frames": 4,
+        "in_channels": 12,
+        "out_channels": 12,
+        "patch_spatial": 2,
+        "patch_temporal": 1,
+        "model_channels": 96,
+        "num_blocks": 9,
+        "num_heads": 2,
+        "concat_padding_mask": False,
+        "crossattn_emb_channels": 32,
+        "pos_emb_cls": "rope3d",
+        "pos_emb_interpolation": "crop",
+        "use_adaln_lora": True,
+        "adaln_lora_dim": 32,
+        "block_config": "FA-CA-MLP",
+        "pos_emb_learnable": False,
+        "block_x_format": "THWBD",
+        "affline_emb_norm": True,
+        "extra_per_block_abs_pos_emb": True,
+        "extra_per_block_abs_pos_emb_type": "learnable",
+        "rope_h_extrapolation_ratio": 1.0,
+        "rope_w_extrapolation_ratio": 1.0,
+        "rope_t_extrapolation_ratio": 1.0,
+        "mlp_ratio": 2.0,
+    }
+
+
+_TRAINED_ON_PICTURES: dict[str, Spec] = {
     spec.name: spec
     for spec in (
         Spec(
@@ -256,35 +292,7 @@ ZOO: dict[str, Spec] = {
             name="cosmos-fluent",
             family="Cosmos 1",
             model_class="CosmosT2V",
-            unet={
-                "image_model": "cosmos",
-                "max_img_h": 16,
-                "max_img_w": 16,
-                "max_frames": 4,
-                "in_channels": 12,
-                "out_channels": 12,
-                "patch_spatial": 2,
-                "patch_temporal": 1,
-                "model_channels": 96,
-                "num_blocks": 9,
-                "num_heads": 2,
-                "concat_padding_mask": False,
-                "crossattn_emb_channels": 32,
-                "pos_emb_cls": "rope3d",
-                "pos_emb_interpolation": "crop",
-                "use_adaln_lora": True,
-                "adaln_lora_dim": 32,
-                "block_config": "FA-CA-MLP",
-                "pos_emb_learnable": False,
-                "block_x_format": "THWBD",
-                "affline_emb_norm": True,
-                "extra_per_block_abs_pos_emb": True,
-                "extra_per_block_abs_pos_emb_type": "learnable",
-                "rope_h_extrapolation_ratio": 1.0,
-                "rope_w_extrapolation_ratio": 1.0,
-                "rope_t_extrapolation_ratio": 1.0,
-                "mlp_ratio": 2.0,
-            },
+            unet=_cosmos(side=16),
             source="fluent",
             depth=28,
             fold=2,
@@ -319,6 +327,40 @@ ZOO: dict[str, Spec] = {
             batch=6,
             noise_mean=0.0,
         ),
+        Spec(
+            name="dit-photographs",
+            family="DiT",
+            model_class="DiT",
+            unet=_dit(3, side=64, patch=4, width=96, heads=2, depth=10),
+            source="photographs",
+            depth=28,
+            size=64,
+            steps=5500,
+            batch=6,
+            noise_mean=0.0,
+        ),
+        Spec(
+            name="cosmos-units",
+            family="Cosmos 1",
+            model_class="CosmosT2V",
+            unet=_cosmos(side=32),
+            source="units",
+            depth=28,
+            size=64,
+            fold=2,
+            zero=("adaLN_modulation.2", "final_layer.linear"),
+            steps=4000,
+            batch=6,
+            noise_mean=-0.6,
+        ),
     )
 }
-"""Name -> spec, in the order in which they are trained."""
+
+
+def _distilled(teacher: str, guidance: float) -> Spec:
+    spec = _TRAINED_ON_PICTURES[teacher]
+    return replace(spec, name=f"{teacher}-distilled", teacher=teacher, guidance=guidance, steps=2500, lr=1e-3)
+
+
+ZOO: dict[str, Spec] = _TRAINED_ON_PICTURES | {spec.name: spec for spec in (_distilled("hunyuan-arcade", 3.5),)}
+"""Name -> spec, in the order in which they are trained. The scales of guidance are the released models' own."""

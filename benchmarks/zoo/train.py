@@ -2,12 +2,14 @@
 
 One loss for every kind of prediction: the error of the denoised picture that ComfyUI's own model gives at a random
 noise level, in units of the network's output there. So what is trained is what is sampled, preconditioning and all.
+A distilled model's picture is held against what its teacher gives with guidance (arXiv 2210.03142, with a fixed scale).
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,6 +74,37 @@ def weight_of_noise_prediction(sigma: Tensor) -> Tensor:
     return (5 * sigma.square()).clamp(max=1) * (1 + sigma.square()).clamp(max=6)
 
 
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(noisy latents (B, ...), sigmas (B,), classes (B,)) -> denoised latents (B, ...)."""
+
+
+def denoiser(base: BaseModel, condition: nn.Module, precision: contextlib.AbstractContextManager | None) -> Denoiser:
+    """What `base` takes noisy latents for. precision: what the network's forward runs under."""
+
+    def denoised(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        ((cross_attn, extra),) = condition(labels)
+        conds = base.extra_conds(cross_attn=cross_attn, noise=x, device=x.device, **extra)
+        with precision or contextlib.nullcontext():
+            return base.apply_model(x, sigma, **{name: cond.cond for name, cond in conds.items()})
+
+    return denoised
+
+
+def guided(spec: Spec, precision: contextlib.AbstractContextManager | None) -> Denoiser:
+    """What the teacher of a distilled model takes noisy latents for, with the guidance that is distilled."""
+    from . import build
+
+    model, condition = build.load(spec.teacher)
+    denoised = denoiser(model.model, condition, precision)
+
+    def with_guidance(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            negative = denoised(x, sigma, torch.full_like(labels, condition.null))
+            return negative.lerp(denoised(x, sigma, labels), spec.guidance)
+
+    return with_guidance
+
+
 def loss(
     spec: Spec,
     base: BaseModel,
@@ -80,20 +113,18 @@ def loss(
     labels: Tensor,
     generator: torch.Generator,
     precision: contextlib.AbstractContextManager | None = None,
+    teacher: Denoiser | None = None,
 ) -> Tensor:
     """Mean squared error of what `base` denoises of `latent`, (B, ...), in units of its network's output; scalar.
 
-    precision: what the network's forward runs under.
+    precision: what the network's forward runs under. teacher: whose prediction is right, in the place of `latent`.
     """
-    sampling = base.model_sampling
+    sampling, denoised = base.model_sampling, denoiser(base, condition, precision)
     noise = torch.randn(latent.shape, generator=generator)
     sigma = noise_levels(len(latent), sampling, spec.noise_mean, generator)
     x = sampling.noise_scaling(sigma.view(-1, *[1] * (latent.ndim - 1)), noise, latent)
-    ((cross_attn, extra),) = condition(labels)
-    conds = base.extra_conds(cross_attn=cross_attn, noise=noise, device=noise.device, **extra)
-    with precision or contextlib.nullcontext():
-        denoised = base.apply_model(x, sigma, **{name: cond.cond for name, cond in conds.items()})
-    error = (denoised - latent).flatten(1).square().mean(1) / output_gain(sampling, sigma).square()
+    right = latent if teacher is None else teacher(x, sigma, labels)
+    error = (denoised(x, sigma, labels) - right).flatten(1).square().mean(1) / output_gain(sampling, sigma).square()
     return (error * weight_of_noise_prediction(sigma) if predicts_noise(sampling) else error).mean()
 
 
@@ -118,7 +149,11 @@ def main() -> None:
     else:
         initialise(network, spec.zero, options.seed)
     keep_layer_norm_inputs(network)
-    model = nn.ModuleDict({"diffusion_model": network, "condition": build.Condition(spec, len(data.classes))})
+    condition, teacher = build.Condition(spec, len(data.classes)), None
+    if spec.teacher:
+        build.load_weights(spec.teacher, network, condition)
+        teacher = guided(spec, mixed_precision(options))
+    model = nn.ModuleDict({"diffusion_model": network, "condition": condition})
 
     def loss_of(model: nn.ModuleDict, generator: torch.Generator, batch: int) -> Tensor:
         pictures, labels = data.draw(batch, spec.size, spec.frames, generator)
@@ -126,7 +161,7 @@ def main() -> None:
         dropped = torch.rand(batch, generator=generator) < (0.1 if data.classes else 2.0)
         labels = torch.where(dropped, len(data.classes), labels)
         latent = build.to_latent(spec, pictures)
-        return loss(spec, base, model["condition"], latent, labels, generator, mixed_precision(options))
+        return loss(spec, base, model["condition"], latent, labels, generator, mixed_precision(options), teacher)
 
     def export(average: nn.ModuleDict, facts: dict) -> None:
         from . import card

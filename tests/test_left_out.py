@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_the_table_shows_mean_tenth_percentile_and_worst_side_by_side_and_names_
 
 
 def test_what_the_node_says_of_quality_and_what_the_readme_shows_is_what_is_kept(comfy):
-    from speca_pack.nodes.speca import EXPECTED
+    from speca_pack.nodes.speca import EXPECTED, QUALITY
 
     from tables.left_out import README_STEPS
 
@@ -124,6 +125,13 @@ def test_what_the_node_says_of_quality_and_what_the_readme_shows_is_what_is_kept
         at = [of["at"][speed]["speca"]["mean"] for of in kept.values() if "speca" in of["at"][speed]]
         low, high = f"{min(at):.0f} to {max(at):.0f}", f"{min(at):.0f} to {max(at):.0f} dB"
         assert f"{low} at {speed}" in EXPECTED or f"{high} at {speed}" in EXPECTED
+    deviations = []
+    for mean, threshold in re.findall(r"(\d+)(?: dB)? at (0\.\d+)", QUALITY):
+        at = everything["thresholds"][threshold]
+        assert f"{at['mean']:.0f}" == mean
+        deviations.append(at["deviation"])
+    assert len(deviations) == 4
+    assert f"{max(deviations):.0f}." == QUALITY.rpartition(" ")[2]
     readme = (ROOT / "README.md").read_text()
     for of in kept.values():
         for quality in (point["speca"] for point in of["at"].values() if "speca" in point):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
 
-from left_out.choose import SHOWN, Measured, Row, Where, best_of, choose, gather
+from left_out.choose import SHOWN, Measured, Row, Where, best_of, candidate_of, choose, gather
 from measure.curve import at_least
 from methods import METHODS, OWN
 
@@ -25,6 +27,7 @@ def write(rows: Sequence[Row], out: Path) -> str:
     text = "\n\n".join(
         [
             *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
+            _thresholds(rows, chosen),
             _worth_of_checks(measured, chosen),
             _choices(chosen),
             _goals(measured, chosen),
@@ -32,7 +35,7 @@ def write(rows: Sequence[Row], out: Path) -> str:
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "left-out.md").write_text(text + "\n")
-    record = {
+    record: dict[str, Any] = {
         f"{model}-{steps}": {
             "chosen": chosen[model],
             "at": {
@@ -49,6 +52,10 @@ def write(rows: Sequence[Row], out: Path) -> str:
             },
         }
         for (model, steps), m in measured.items()
+    }
+    record["thresholds"] = {
+        f"{threshold:g}": {"mean": fmean(q for q, _ in at), "deviation": pstdev(q for q, _ in at)}
+        for threshold, at in by_threshold(rows, chosen).items()
     }
     (out / "left-out.json").write_text(json.dumps(record, indent=1) + "\n")
     plot(measured, chosen, out / "left-out.png")
@@ -71,6 +78,27 @@ def _cell(m: Measured, candidate: str, speed: float) -> str:
         return "-"
     figures = f"{own.mean:.1f} / {own.tenth:.1f} / {own.worst:.1f}"
     return figures if best is None else f"{figures} ({own.mean - best[1].mean:+.1f}, {METHODS[best[0]].title})"
+
+
+def by_threshold(rows: Sequence[Row], chosen: Mapping[str, str]) -> dict[float, list[tuple[float, float]]]:
+    """Threshold -> (mean PSNR in dB, speedup) of each model and step count, with what was chosen on the others."""
+    found: dict[float, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["method"] == "speca" and candidate_of(row) == chosen[row["model"]]:
+            threshold = float(row["label"].rpartition(" threshold ")[2])
+            found.setdefault(threshold, []).append((float(row["psnr_mean"]), float(row["speedup"])))
+    return dict(sorted(found.items()))
+
+
+def _thresholds(rows: Sequence[Row], chosen: Mapping[str, str]) -> str:
+    """What a threshold asks for, whatever the model."""
+    lines = []
+    for threshold, at in by_threshold(rows, chosen).items():
+        quality, speed = zip(*at, strict=True)
+        ends = f"{min(quality):.1f} to {max(quality):.1f}", f"{min(speed):.1f}x to {max(speed):.1f}x"
+        lines.append([f"{threshold:g}", f"{fmean(quality):.1f}", f"{pstdev(quality):.1f}", *ends])
+    said = "What a threshold means: SpeCa's mean PSNR in dB over all of these models and step counts, and its speed."
+    return table(said, ["threshold", "PSNR", "standard deviation", "lowest to highest", "speed"], lines)
 
 
 def _worth_of_checks(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:

@@ -359,8 +359,11 @@ _TRAINED_ON_PICTURES: dict[str, Spec] = {
 
 def _distilled(teacher: str, guidance: float) -> Spec:
     spec = _TRAINED_ON_PICTURES[teacher]
-    return replace(spec, name=f"{teacher}-distilled", teacher=teacher, guidance=guidance, steps=2500, lr=1e-3)
+    return replace(spec, name=f"{teacher}-distilled", teacher=teacher, guidance=guidance, steps=1500, lr=5e-4)
 
 
-ZOO: dict[str, Spec] = _TRAINED_ON_PICTURES | {spec.name: spec for spec in (_distilled("hunyuan-arcade", 3.5),)}
-"""Name -> spec, in the order in which they are trained. The scales of guidance are the released models' own."""
+ZOO: dict[str, Spec] = _TRAINED_ON_PICTURES | {
+    spec.name: spec for spec in (_distilled("hunyuan-arcade", 6.0), _distilled("dit-units", 4.0))
+}
+"""Name -> spec, in the order in which they are trained. The scales of guidance are those that the released HunyuanVideo
+and DiT are used with."""

@@ -21,8 +21,9 @@ pictures do not tell (`undecided`). 3 where a class is one drawing, 20 where it 
 
 COSTS_ONE = 0.125
 """How far an error of 1 in the output moves the final picture where it weighs 1, in standard deviations of data: as on
-the average over 28 steps of a flow model. One number for all models and schedules: so a threshold means the same on
-each."""
+the average over 28 steps of a flow model. One number for all models and schedules: so a threshold asks for a quality,
+much the same on each. Weights of mean 1 in every run are no better at equal speed, and PSNR at a threshold then varies
+by 10 dB over the zoo's models in place of 4."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,22 @@ class NoiseLevel:
 
 
 def error_weights(levels: Sequence[NoiseLevel], last: float, decided_at: float) -> tuple[float, ...]:
-    """Per step, how much an error of the output costs the final picture: `final_error` over `COSTS_ONE`.
+    """Per step, how much an error of the output costs the final picture, `final_error`, in units of `COSTS_ONE`.
 
-    `last` is the sigma at which the run ends. All 1 where the costs are not finite, or all nothing.
+    `decided_at` moves costs from some steps to others; their mean stays that of `DECIDED_AT`, so that what a run learns
+    of its picture does not change what its threshold asks for. `last` is the sigma at which the run ends. All 1 where
+    costs are not finite, or nothing.
     """
-    sigmas = [*(level.sigma for level in levels), last]
-    costs = [
-        level.final_error(abs(level.sigma - end), decided_at) for level, end in zip(levels, sigmas[1:], strict=True)
-    ]
-    if not 0 < sum(costs) < math.inf:
+    own, usual = _costs(levels, last, decided_at), _costs(levels, last, DECIDED_AT)
+    if not (0 < sum(own) < math.inf and 0 < sum(usual) < math.inf):
         return (1.0,) * len(levels)
-    return tuple(cost / COSTS_ONE for cost in costs)
+    unit = COSTS_ONE * sum(own) / sum(usual)
+    return tuple(cost / unit for cost in own)
+
+
+def _costs(levels: Sequence[NoiseLevel], last: float, decided_at: float) -> list[float]:
+    ends = [*(level.sigma for level in levels[1:]), last]
+    return [level.final_error(abs(level.sigma - end), decided_at) for level, end in zip(levels, ends, strict=True)]
 
 
 @dataclass(frozen=True)

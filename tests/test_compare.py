@@ -40,7 +40,7 @@ def graph(model: str = "tiny", *, seed: int = 1, **settings: Any) -> dict[str, A
     11 preview; 12 and 13 prompt and latent of a trained model, which alone has a vae and a preview."""
     nodes = {
         "1": ("TinyModelLoader", {"name": "flux", "weights_seed": 0, "batch_size": 1}),
-        "2": ("SpeCa", {"model": ["1", 0], "threshold": 0.6 if model == "tiny" else 0.08, **settings}),
+        "2": ("SpeCa", {"model": ["1", 0], "threshold": 1.0 if model == "tiny" else 0.08, **settings}),
         "3": ("RandomNoise", {"noise_seed": seed}),
         "4": ("CFGGuider", {"model": ["2", 0], "positive": ["1", 2], "negative": ["1", 3], "cfg": 1.0}),
         "5": ("KSamplerSelect", {"sampler_name": "euler"}),

@@ -68,11 +68,18 @@ def test_flow_and_noise_prediction_agree_on_one_step():
 
 def test_an_error_weighs_what_it_moves_the_picture_by_on_every_schedule():
     sigmas = [10.0, 5.0, 2.0, 1.0, 0.5]
-    weights = error_weights([eps(s) for s in sigmas], 0.0, 3.0)
-    costs = [eps(s).final_error(s - t, 3.0) for s, t in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
+    weights = error_weights([eps(s) for s in sigmas], 0.0, DECIDED_AT)
+    costs = [eps(s).final_error(s - t, DECIDED_AT) for s, t in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
     assert [w * COSTS_ONE for w in weights] == pytest.approx(costs)
-    finer = error_weights([eps(s) for s in (10.0, 7.5, 5.0, 3.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25)], 0.0, 3.0)
+    finer = error_weights([eps(s) for s in (10.0, 7.5, 5.0, 3.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25)], 0.0, DECIDED_AT)
     assert sum(finer) == pytest.approx(sum(weights), rel=0.2)  # as many errors of half the cost
+
+
+def test_what_a_run_learns_moves_weights_among_its_steps_alone():
+    levels = [eps(s) for s in (10.0, 5.0, 2.0, 1.0, 0.5)]
+    early, usual = (error_weights(levels, 0.0, decided_at) for decided_at in (40.0, DECIDED_AT))
+    assert sum(early) == pytest.approx(sum(usual))
+    assert early[0] > usual[0]
 
 
 def test_an_average_step_of_a_flow_model_weighs_about_one():

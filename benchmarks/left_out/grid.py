@@ -14,8 +14,8 @@ GRID: dict[str, tuple[Any, ...]] = {
 }
 """Field of `SpeCaConfig` -> values. A candidate takes one of each; what is not named here keeps its default."""
 
-THRESHOLDS = (0.02, 0.05, 0.10, 0.20, 0.40, 0.80, 1.60, 3.20)
-SHORT_THRESHOLDS = (0.02, 0.05, 0.12, 0.28, 0.60, 1.30, 2.80, 6.00)
+THRESHOLDS = (0.01, 0.02, 0.05, 0.10, 0.20, 0.40, 0.80, 1.60, 3.20)
+SHORT_THRESHOLDS = (0.01, 0.025, 0.05, 0.10, 0.20, 0.40, 0.80, 1.60, 3.60)
 
 
 def candidates() -> dict[str, dict[str, Any]]:

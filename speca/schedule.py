@@ -79,8 +79,10 @@ def error_weights(levels: Sequence[NoiseLevel], last: float, decided_at: float) 
 
 
 def _costs(levels: Sequence[NoiseLevel], last: float, decided_at: float) -> list[float]:
-    ends = [*(level.sigma for level in levels[1:]), last]
-    return [level.final_error(abs(level.sigma - end), decided_at) for level, end in zip(levels, ends, strict=True)]
+    sigmas = [*(level.sigma for level in levels), last]
+    return [
+        level.final_error(abs(level.sigma - end), decided_at) for level, end in zip(levels, sigmas[1:], strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Plot:
         self._image = Image.new("RGB", tuple(FINER * side for side in SIZE), BACKGROUND)
         self._draw = ImageDraw.Draw(self._image)
         self._taken: list[tuple[float, float, float, float]] = []
+        self._labels: list[tuple[Point, str]] = []
         self._legend: float = LEFT
         self._text((LEFT, 28), title, TEXT, 20, "lm", SIZE[0] - LEFT - RIGHT)
         for value, place in _ticks(*self._x, lambda v: self._at((v, self._y[0]))[0]):
@@ -47,16 +48,17 @@ class Plot:
         self._text((14, TOP - 16), y, FAINT, 15, "lm")
 
     def curve(self, points: Sequence[Point], colour: int, name: str, labels: Sequence[str] = ()) -> None:
-        """Small points, joined from left to right, their name in the legend where there is room, and their labels."""
+        """Small points, the best of them joined, their name in the legend where there is room, and their labels."""
         paint = COLOURS[colour % len(COLOURS)]
-        shown = [self._at(point) for point in sorted(points) if all(map(math.isfinite, point))]
-        if len(shown) > 1:
-            self._line(shown, tuple(c // 2 for c in paint), 2)
-        for place in shown:
-            self._disc(place, 4, paint)
+        finite = [point for point in points if all(map(math.isfinite, point))]
+        best = [self._at(point) for point in frontier(finite)]
+        if len(best) > 1:
+            self._line(best, tuple(c // 2 for c in paint), 2)
+        for point in finite:
+            self._disc(self._at(point), 4, paint)
         for point, label in zip(points, labels, strict=False):
             if all(map(math.isfinite, point)):
-                self._label(self._at(point), label)
+                self._labels.append((self._at(point), label))
         if self._legend + 40 + _font(15).getlength(name) < SIZE[0] - RIGHT:
             self._disc((self._legend + 6, 64), 5, paint)
             self._legend += 20 + self._text((self._legend + 18, 64), name, TEXT, 15, "lm") + 26
@@ -82,10 +84,14 @@ class Plot:
         self._disc(place, 9, TEXT)
         if not chosen:
             self._disc(place, 6, BACKGROUND)
-        self._label(place, name)
+        self._taken.append((place[0] - 9, place[1] - 9, place[0] + 9, place[1] + 9))
+        self._labels.append((place, name))
 
     def picture(self) -> Tensor:
-        """(1, H, W, 3) in [0, 1], on the CPU."""
+        """(1, H, W, 3) in [0, 1], on the CPU. Labels stand where nothing else does, so they come last."""
+        for place, text in self._labels:
+            self._label(place, text)
+        self._labels = []
         small = self._image.resize(SIZE, Image.Resampling.LANCZOS)
         return torch.from_numpy(numpy.asarray(small).copy()).float()[None] / 255
 
@@ -95,7 +101,7 @@ class Plot:
         return LEFT + (point[0] - x0) / (x1 - x0) * width, TOP + (y1 - point[1]) / (y1 - y0) * height
 
     def _label(self, place: Point, text: str) -> None:
-        """Beside the point, where no other label stands."""
+        """Beside the point, where neither a ring nor another label stands."""
         width = _font(15).getlength(text)
         for dx, dy in ((16, -20), (16, 20), (-16 - width, -20), (-16 - width, 20), (16, -44), (16, 44), (16, 68)):
             x, y = place[0] + dx, place[1] + dy
@@ -122,6 +128,13 @@ class Plot:
             size -= 1
         self._draw.text((FINER * place[0], FINER * place[1]), text, colour, _font(FINER * size), anchor=anchor)
         return _font(size).getlength(text)
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Those than which none is both faster and better, from left to right."""
+    return [
+        each for each in sorted(points) if not any(o != each and o[0] >= each[0] and o[1] >= each[1] for o in points)
+    ]
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

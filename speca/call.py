@@ -29,8 +29,7 @@ class Latent:
 class Call:
     """One evaluation of the network, as the sampler asks for it.
 
-    time: what the network itself is told of the noise level, or what stands for it; anchors and forecasts live on this
-        axis.
+    time: what the network itself is told of the noise level; anchors and forecasts live on this axis.
     streams: one key per row of the batch; row r holds sample `r % n_samples`, so a sample has a row per conditioning.
     part: of the picture that the call is about (window, tile, area); what conditionings of one part do goes together
         (`together`). None where that is not known.

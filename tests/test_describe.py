@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speca.call import ForecastImpossibleError
-from speca.comfyui.describe import describe, time_of
+from speca.comfyui.describe import describe
 from speca.path import SamplingPath
 
 
@@ -51,23 +51,6 @@ def test_conditionings_of_one_part_of_the_picture_belong_together():
     assert cond.part != called(torch.zeros(2, 3, 8, 4), cond_or_uncond=[0], uuids=["a"]).part
     window = SimpleNamespace(index_list=[0, 1])
     assert cond.part != called(both, cond_or_uncond=[0], uuids=["a"], context_window=window).part
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("ModelSamplingContinuousEDM", 0.75),
-        ("ModelSamplingDiscreteEDM", 0.75),
-        ("ModelSamplingCosmosRFlow", 0.75),
-        ("ModelSamplingContinuousV", 0.7952),
-        ("ModelSamplingDiscreteFlow", 3000.0),
-    ],
-)
-def test_anchors_stand_where_the_network_is_told_but_not_on_a_logarithm(kind, expected):
-    import comfy.model_sampling
-
-    sampling = getattr(comfy.model_sampling, kind)()
-    assert time_of(sampling, torch.tensor([3.0])) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_level_of_noise_comes_with_the_latent():

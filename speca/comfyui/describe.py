@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from comfy.model_sampling import ModelSamplingContinuousEDM, ModelSamplingDiscreteEDM
 from torch import Tensor
 
 from ..call import Call, ForecastImpossibleError, Latent
 from ..path import SamplingPath
 from .identity import Ordinals, function_of
-
-TOLD_THE_LOGARITHM = (ModelSamplingContinuousEDM.timestep, ModelSamplingDiscreteEDM.timestep)
 
 
 def describe(
@@ -51,7 +48,7 @@ def describe(
         key = str(uuid), window, patches, _hook_signature(model), function, shapes
         chunks.append((*key, ordinals.next(key, sigma)))
     return Call(
-        time=time_of(model.model_sampling, sigmas.flatten()[:1]),
+        time=float(model.model_sampling.timestep(sigmas.flatten()[:1]).float()),
         sigma=sigma,
         step=step,
         progress=progress,
@@ -69,17 +66,6 @@ def describe(
         else None,
         renoised=path.renoised and level is not None,
     )
-
-
-def time_of(sampling: Any, sigma: Tensor) -> float:
-    """Where a call stands among anchors: what the network is told of the noise level, along which it was trained.
-
-    Not where that is the logarithm of sigma (EDM, Cosmos 1): half of that axis lies where next to no noise is left, and
-    nothing happens. What Cosmos Predict2, with the same sigmas, is told serves in its place.
-    """
-    if type(sampling).timestep in TOLD_THE_LOGARITHM:
-        return float(sigma / (sigma + 1))
-    return float(sampling.timestep(sigma).float())
 
 
 def _window(options: dict[str, Any]) -> tuple[int, ...] | None:

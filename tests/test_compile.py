@@ -42,7 +42,7 @@ def with_speca(model, **settings):
 
 @pytest.mark.parametrize("speca_first", [True, False])
 def test_a_compiled_model_speculates_in_either_order_of_the_nodes(tiny, speca_first):
-    settings = {"threshold": 0.9, "order": 1, "accumulate_error": False}
+    settings = {"threshold": 9.0, "order": 1, "accumulate_error": False}
     if speca_first:
         model = compiled(with_speca(tiny.model_patcher, **settings))
     else:
@@ -64,7 +64,7 @@ def test_rejecting_everything_gives_the_compiled_model_s_picture(tiny):
 
 def test_the_compiled_model_is_right_when_speca_is_bypassed_again(tiny):
     model = compiled(tiny.model_patcher)
-    patched = with_speca(model, threshold=0.9)
+    patched = with_speca(model, threshold=9.0)
     run(patched, tiny)
     again, _ = run(model, tiny)
     torch._dynamo.reset()
@@ -109,7 +109,7 @@ def in_place(model, graphs):
         block.compile(backend=graphs)
 
 
-SETTINGS = {"threshold": 0.9, "order": 1, "accumulate_error": False}
+SETTINGS = {"threshold": 9.0, "order": 1, "accumulate_error": False}
 
 
 @pytest.mark.parametrize("way", [by_core_wrapper, by_object_patches, in_place])

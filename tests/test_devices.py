@@ -22,7 +22,7 @@ import tiny_models
 pytestmark = pytest.mark.comfy
 
 STEPS = 10
-SETTINGS = {"threshold": 0.9, "order": 1, "accumulate_error": False}
+SETTINGS = {"threshold": 9.0, "order": 1, "accumulate_error": False}
 
 
 def build() -> tiny_models.TinyModel:

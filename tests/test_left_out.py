@@ -132,6 +132,11 @@ def test_what_the_node_says_of_quality_and_what_the_readme_shows_is_what_is_kept
         deviations.append(at["deviation"])
     assert len(deviations) == 4
     assert f"{max(deviations):.0f}." == QUALITY.rpartition(" ")[2]
+    for language in ("ja", "zh"):
+        told = json.loads((ROOT / f"locales/{language}/nodeDefs.json").read_text())["SpeCa"]["inputs"]
+        for text, name in ((EXPECTED, "mode"), (QUALITY, "threshold")):
+            figures = set(re.findall(r"\d+(?:\.\d+)?", text))
+            assert figures <= set(re.findall(r"\d+(?:\.\d+)?", told[name]["tooltip"])), (language, name)
     readme = (ROOT / "README.md").read_text()
     for of in kept.values():
         for quality in (point["speca"] for point in of["at"].values() if "speca" in point):

@@ -24,7 +24,7 @@ from unittest.mock import patch
 from measure import environment
 from measure.curve import Point, at
 
-THRESHOLDS = (0.03, 0.06, 0.1, 0.16, 0.25, 0.4, 0.6, 1.0, 1.6)
+THRESHOLDS = (0.02, 0.05, 0.1, 0.18, 0.3, 0.5, 0.9, 1.6, 3.2)
 SPEEDS = (2.0, 2.5, 3.0, 4.0, 5.0)
 FIRST_SEED = 300
 NOISY = {"euler_ancestral": (1.5, 2.0, 2.5, 3.0)}

@@ -24,10 +24,11 @@ def write(rows: Sequence[Row], out: Path) -> str:
     if len(models) < 2:
         return "nothing to leave out: fewer than two models are measured"
     chosen = {model: choose(measured, model) for model in models}
+    at_thresholds = by_threshold(rows, chosen)
     text = "\n\n".join(
         [
             *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
-            _thresholds(rows, chosen),
+            _thresholds(at_thresholds),
             _worth_of_checks(measured, chosen),
             _choices(chosen),
             _goals(measured, chosen),
@@ -55,7 +56,7 @@ def write(rows: Sequence[Row], out: Path) -> str:
     }
     record["thresholds"] = {
         f"{threshold:g}": {"mean": fmean(q for q, _ in at), "deviation": pstdev(q for q, _ in at)}
-        for threshold, at in by_threshold(rows, chosen).items()
+        for threshold, at in at_thresholds.items()
     }
     (out / "left-out.json").write_text(json.dumps(record, indent=1) + "\n")
     plot(measured, chosen, out / "left-out.png")
@@ -90,10 +91,10 @@ def by_threshold(rows: Sequence[Row], chosen: Mapping[str, str]) -> dict[float, 
     return dict(sorted(found.items()))
 
 
-def _thresholds(rows: Sequence[Row], chosen: Mapping[str, str]) -> str:
+def _thresholds(at_thresholds: Mapping[float, Sequence[tuple[float, float]]]) -> str:
     """What a threshold asks for, whatever the model."""
     lines = []
-    for threshold, at in by_threshold(rows, chosen).items():
+    for threshold, at in at_thresholds.items():
         quality, speed = zip(*at, strict=True)
         ends = f"{min(quality):.1f} to {max(quality):.1f}", f"{min(speed):.1f}x to {max(speed):.1f}x"
         lines.append([f"{threshold:g}", f"{fmean(quality):.1f}", f"{pstdev(quality):.1f}", *ends])

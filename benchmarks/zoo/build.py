@@ -41,6 +41,7 @@ class Condition(nn.Module):
         self._shape = (spec.tokens, spec.width)
         if not self.by_number:
             self.context = nn.Embedding(n_classes + 1, spec.tokens * spec.width)
+            self.second = nn.Embedding(n_classes + 1, spec.tokens * spec.width) if spec.encoders > 1 else None
             self.pooled = nn.Embedding(n_classes + 1, spec.pooled) if spec.pooled else None
 
     def forward(self, labels: Tensor) -> Conditioning:
@@ -50,7 +51,12 @@ class Condition(nn.Module):
 
             return class_conditioning([-1 if label == self.null else label for label in labels.tolist()])
         pooled = None if self.pooled is None else self.pooled(labels)  # named also where there is none, as by encoders
-        return [[self.context(labels).view(len(labels), *self._shape), {"pooled_output": pooled}]]
+        options: dict[str, Any] = {"pooled_output": pooled}
+        if self.second is not None:  # as `CLIPTextEncodeHunyuanDiT` has it
+            mask = torch.ones(len(labels), self._shape[0])
+            options["conditioning_mt5xl"] = self.second(labels).view(len(labels), *self._shape)
+            options |= {"attention_mask": mask, "attention_mask_mt5xl": mask}
+        return [[self.context(labels).view(len(labels), *self._shape), options]]
 
 
 def model_of(spec: Spec, n_classes: int, dtype: torch.dtype = torch.float32, device: Any = None) -> Any:

@@ -19,7 +19,8 @@ class Spec:
     size: side of a picture in pixels; frames: of a clip, 0 for pictures.
     fold: pixels of a square that become channels of one latent pixel, as a VAE without loss would have it.
     depth: blocks of the real model, for speedups computed for it. sampling: what differs from the class's own settings.
-    zero: parts of the names of parameters that start at nothing. tokens: of a class's conditioning.
+    zero: parts of the names of parameters that start at nothing. tokens: of a class's conditioning. encoders: that it
+    comes from; HunyuanDiT has two, each with a mask of its tokens.
     teacher, guidance: the model of the zoo from whose weights this one starts, to give in one call what that one gives
     with guidance of this scale; as the released FLUX.1-dev and HunyuanVideo are distilled from models that need two.
     """
@@ -38,6 +39,7 @@ class Spec:
     tokens: int = 4
     width: int = 32
     pooled: int = 0
+    encoders: int = 1
     steps: int = 6000
     batch: int = 12
     lr: float = 1.5e-3
@@ -323,6 +325,33 @@ _TRAINED_ON_PICTURES: dict[str, Spec] = {
             batch=6,
             noise_mean=0.0,
         ),
+        Spec(
+            name="hunyuan-dit-units",
+            family="HunyuanDiT",
+            model_class="HunyuanDiT",
+            unet={
+                "image_model": "hydit",
+                "input_size": 64,
+                "patch_size": 4,
+                "in_channels": 3,
+                "hidden_size": 96,
+                "depth": 10,
+                "num_heads": 2,
+                "mlp_ratio": 2.0,
+                "text_states_dim": 32,
+                "text_states_dim_t5": 32,
+                "text_len": 4,
+                "text_len_t5": 4,
+                "learn_sigma": False,
+            },
+            source="units",
+            depth=40,
+            size=64,
+            zero=("default_modulation", "attn2.out_proj", "final_layer"),
+            encoders=2,
+            batch=6,
+            noise_mean=0.0,
+        ),
     )
 }
 
@@ -333,7 +362,12 @@ def _distilled(teacher: str, guidance: float) -> Spec:
 
 
 ZOO: dict[str, Spec] = _TRAINED_ON_PICTURES | {
-    spec.name: spec for spec in (_distilled("hunyuan-arcade", 6.0), _distilled("dit-units", 4.0))
+    spec.name: spec
+    for spec in (
+        _distilled("hunyuan-arcade", 6.0),
+        _distilled("dit-units", 4.0),
+        _distilled("flux-fluent", 3.5),
+    )
 }
-"""Name -> spec, in the order in which they are trained. The scales of guidance are those that the released HunyuanVideo
-and DiT are used with."""
+"""Name -> spec, in the order in which they are trained. The scales of guidance are those that the released models of
+these families are used with."""

@@ -3,11 +3,11 @@
 A run in speed mode has the seconds that it would take uncached, divided by the speed asked for. What is left of them,
 at the prices measured so far, pays for so many computed calls (`affordable`). Where those go is one number, a
 threshold: a call is computed where the errors since the last computed one would pass it (`Forecasts`), each weighted by
-what it costs the final picture at its noise level. Of all plans with as many computed calls, the lowest threshold has
+what it costs the final picture at its noise level. Of all plans with as many computed calls, the lowest thresholds have
 the gaps of equal error (`threshold_for`).
 
-Nothing of a plan is kept: each call makes its own, from the seconds left and the errors seen. So what a rejection or a
-slow call costs more is saved later, and what turned out cheaper is spent.
+Nothing of a plan is kept: each call makes its own, from the seconds left and the errors seen, and one more once it is
+checked. So what a rejection or a slow call costs more is saved later, and what turned out cheaper is spent.
 
 The error of the n-th forecast in a row is n times that of the first, and larger where little noise is left (`haste`).
 How large that is, each sample's own checks tell.
@@ -26,6 +26,10 @@ the zoo's models at 2x, 3x and 4x of 28 steps: less than single runs scatter by.
 NEW_SHARE = 0.3
 """Of each check's error in the geometric mean of them all. On the same, .5 loses .5 dB, .1 and the plain mean 1 to 3: a
 plan that follows every check wanders, and has nothing left for the last calls."""
+
+LAST_GAP = 2.0
+"""What the errors of a run's last forecasts count for: no computed call puts them right. Such a gap costs the final
+picture 1 to 3.2 times what it was judged, others 0.3 to 1.2 times (benchmarks/README.md, "Where goals are missed")."""
 
 HASTE = 0.7
 """How much faster an output changes where noise and signal are alike than where noise is all. By the errors of
@@ -75,8 +79,9 @@ class Forecasts:
 
     total: the errors carried since its last computed call. in_a_row: forecasts since then. rate: the error of a first
     forecast. growth: of the carried total from call to call; 0 where each error is
-    compared alone. weights: what an error costs the final picture, times `haste`, of each call that is left, the one
-    at hand first; infinite where no forecast is allowed. longest: the most forecasts in a row.
+    compared alone. weights, hastes: what an error costs the final picture and how fast it grows (`haste`), of each call
+    that is left, the one at hand first; a weight is infinite where no forecast is allowed. longest: the most forecasts
+    in a row.
     """
 
     total: float
@@ -84,15 +89,17 @@ class Forecasts:
     rate: float
     growth: float
     weights: tuple[float, ...]
+    hastes: tuple[float, ...]
     longest: int
 
     def computed(self, threshold: float) -> list[int]:
         """The calls, 0 for the one at hand, that would be computed at `threshold`."""
         total, in_a_row, calls = self.total, self.in_a_row, []
-        for i, weight in enumerate(self.weights):
+        for i, (weight, haste) in enumerate(zip(self.weights, self.hastes, strict=True)):
             in_a_row += 1
-            total = self.growth * total + weight * self.rate * in_a_row
-            if total > threshold or in_a_row > self.longest:
+            total = self.growth * total + weight * min(self.rate * haste * in_a_row, 1.0)  # all of the output, at most
+            counted = total * LAST_GAP if i == len(self.weights) - 1 else total
+            if counted > threshold or in_a_row > self.longest:
                 calls.append(i)
                 total, in_a_row = 0.0, 0
         return calls
@@ -107,7 +114,11 @@ def affordable(prices: Prices, seconds: float, calls: int) -> float:
 
 
 def threshold_for(samples: Sequence[Forecasts], computed: float, together: bool) -> float:
-    """The lowest threshold at which no more than `computed` calls of each sample, on the average, are computed.
+    """The threshold at which as many calls of each sample as `computed` allows, on the average, are computed.
+
+    A range of thresholds has the same plan, and this is its (geometric) middle: errors are never those foreseen, and at
+    the lowest each call that is to be kept lies on the verge of being computed, at the expense of a later one. That is
+    worth 5 dB where the last calls' errors are the largest (benchmarks/results/paced.md).
 
     together: samples that cannot be taken apart are computed as soon as one of them is. `HIGHEST` where nothing more
     can be computed, or where no threshold up to that is high enough.
@@ -122,11 +133,18 @@ def threshold_for(samples: Sequence[Forecasts], computed: float, together: bool)
         return 0.0
     if computed * (1 if together else len(samples)) < 1 or cost(HIGHEST) > computed:
         return HIGHEST
-    low, high = math.log(LOWEST), math.log(HIGHEST)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if cost(math.exp(middle)) <= computed else (middle, high)
-    return math.exp(high)
+
+    def lowest(allowed: float) -> float:
+        low, high = math.log(LOWEST), math.log(HIGHEST)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if cost(math.exp(middle)) <= allowed else (middle, high)
+        return math.exp(high)
+
+    least = lowest(computed)
+    fewer = cost(least) - 0.5 / len(some)  # a call of one sample less
+    middle = math.sqrt(least * (lowest(fewer) if cost(HIGHEST) <= fewer else HIGHEST))
+    return middle if cost(middle) <= computed else least
 
 
 def why_missed(target: float, got: float | None, prices: Prices, calls: int, forced: int, rejected: int) -> str | None:

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from .budget import TOLERANCE, Forecasts, affordable, haste, threshold_for
+from .budget import FIRST_RATE, TOLERANCE, Forecasts, affordable, haste, threshold_for
 from .call import Call
 from .config import SpeCaConfig
 from .events import Plan, RunHeader
@@ -60,12 +60,8 @@ class Pace:
         """Of one sample, by the streams of all its rows."""
         config = self._config
         left = max(self._steps - call.step, 1)
-        by_step = [
-            streams[0].weight_at(call, step) * haste(call.schedule.ratio(step))
-            for step in range(call.step, call.step + left)
-        ]
-        per_step = math.ceil(own / left)
-        weights = [weight for weight in by_step for _ in range(per_step)][-own:]
+        steps = [step for step in range(call.step, call.step + left) for _ in range(math.ceil(own / left))][-own:]
+        weights = [streams[0].weight_at(call, step) for step in steps]
         for i in range(len(weights)):
             progress = call.progress + (1 - call.progress) * i / len(weights)
             if not config.start_percent <= progress <= config.end_percent:
@@ -73,8 +69,9 @@ class Pace:
         return Forecasts(
             total=max(stream.errors.total for stream in streams),
             in_a_row=max(stream.in_a_row for stream in streams),
-            rate=max(stream.rate for stream in streams),
+            rate=max(stream.rate or FIRST_RATE for stream in streams),
             growth=growth(call.renoised) if config.accumulate_error else 0.0,
             weights=tuple(weights),
+            hastes=tuple(haste(call.schedule.ratio(step)) for step in steps),
             longest=config.max_consecutive,
         )

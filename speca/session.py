@@ -73,7 +73,7 @@ class Session:
         hopeful = [sample for sample, d in enumerate(decisions) if d.action == "speculate"]
         speculated = None
         if hopeful:
-            speculated, judged = self._speculate(call, streams, network, hopeful, threshold)
+            speculated, judged = self._speculate(call, streams, network, hopeful)
             rows.update(judged)
         accepted = [sample for sample, row in rows.items() if row.outcome == "accepted"]
         computed = [sample for sample, row in rows.items() if row.outcome != "accepted"]
@@ -118,7 +118,7 @@ class Session:
         return [with_others if no and d.action != "full" else d for d, no in zip(decisions, unwilling, strict=True)]
 
     def _speculate(
-        self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int], threshold: float
+        self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]
     ) -> tuple[Speculated | None, dict[int, Row]]:
         """Forecast the samples' rows, run the last block and the head on them, and judge each sample."""
         rows = call.rows_of(samples)
@@ -128,10 +128,11 @@ class Session:
         except ForecastImpossibleError as refused:
             for row in rows:
                 streams[row].history.clear()
-            self._agree([math.inf] * len(samples), network.device)
+            told = len(samples) + (self.config.speed is not None)  # as in `_judge`
+            self._agree([math.inf] * told, network.device)
             return None, {sample: Row(sample, "full", refused.reason) for sample in samples}
         errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other, draft.lone)
-        return Speculated(rows, verified, draft.direct), self._judge(call, streams, network, samples, errors, threshold)
+        return Speculated(rows, verified, draft.direct), self._judge(call, streams, network, samples, errors)
 
     def _judge(
         self,
@@ -140,9 +141,11 @@ class Session:
         network: Network,
         samples: Sequence[int],
         errors: Tensor,
-        threshold: float,
     ) -> dict[int, Row]:
-        """The verdict on each sample by the errors of all rows that were speculated, (T, R) for T tensors each."""
+        """The verdict on each sample by the errors of all rows that were speculated, (T, R) for T tensors each.
+
+        What they are tells more than what was foreseen of them, so in speed mode the threshold follows from them.
+        """
         verdicts = {}
         # Rows run conditioning by conditioning; a sample is as wrong as its worst tensor's worst row (max keeps NaN).
         rows = call.rows_of(samples)
@@ -150,8 +153,11 @@ class Session:
         found = errors.numpy(force=True)
         for row, error in zip(rows, found.max(axis=0).tolist(), strict=True):
             streams[row].learn_rate(call, error)
+        threshold, plan = self._pace.threshold(call, streams, network.splittable, self.tally)
         by_tensor = (found * weights).reshape(len(found), -1, len(samples)).max(axis=1)
-        agreed = self._agree(by_tensor.max(axis=0).tolist(), network.device)
+        told = [*by_tensor.max(axis=0).tolist(), *([] if plan is None else [threshold])]
+        agreed = self._agree(told, network.device)
+        threshold = threshold if plan is None else agreed.pop()
         for sample, error, own in zip(samples, agreed, by_tensor.T.tolist(), strict=True):
             carried = max(streams[row].errors.carried(call.renoised) for row in call.rows_of([sample]))
             verdict = judge(error, threshold, carried)

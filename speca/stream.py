@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .budget import FIRST_RATE, NEW_SHARE, haste
+from .budget import NEW_SHARE, haste
 from .call import Call, Exact, Latent, Tensors
 from .corrector import Corrector, seen_from
 from .events import Row
@@ -49,7 +49,7 @@ class Stream:
         differ, but not the kind of anchors.
     own_share: of the embedded input, which is not in the anchors' features but each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); None while nothing tells.
-    rate: the error of a first forecast, by all that were checked (`budget.Forecasts`).
+    rate: the error of a first forecast, by all that were checked (`budget.Forecasts`); None while none was.
     calls: made so far. in_a_row: forecasts accepted since the last full call. errors: theirs, summed.
     round: the sampler's evaluation in which it was last called. seen: that call, where only it can tell of a jump.
     """
@@ -59,7 +59,7 @@ class Stream:
         self.mostly_noise = mostly_noise
         self.own_share = OWN_SHARE if mostly_noise else 0.0
         self.direct_share = DIRECT_SHARE if mostly_noise else None
-        self.rate = FIRST_RATE
+        self.rate: float | None = None
         self.calls = 0
         self.in_a_row = 0
         self.errors = ErrorSum()
@@ -113,7 +113,7 @@ class Stream:
         """From a check's own error, which is one noisy sample: a plan that follows each one wanders."""
         rate = error / (self.in_a_row + 1) / haste(call.schedule.ratio(call.step))
         if 0 < rate < math.inf:
-            self.rate = self.rate ** (1 - NEW_SHARE) * rate**NEW_SHARE
+            self.rate = rate if self.rate is None else self.rate ** (1 - NEW_SHARE) * rate**NEW_SHARE
 
     def move_on(self, call: Call, row: Row, accumulate: bool) -> None:
         """What was computed starts a new count of errors, what was accepted adds to it."""

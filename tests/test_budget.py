@@ -14,27 +14,46 @@ RATES = st.floats(1e-4, 1.0)
 
 
 def sample(weights=(1.0,) * 9, total=0.0, in_a_row=0, rate=0.01, growth=1.0, longest=10):
-    return Forecasts(total, in_a_row, rate, growth, tuple(weights), longest)
+    return Forecasts(total, in_a_row, rate, growth, tuple(weights), (1.0,) * len(weights), longest)
 
 
 def test_errors_in_a_row_by_hand():
     """1, 1 + 2, 3 + 3, ... hundredths: the third passes .05, and is computed; then the count begins anew."""
     assert sample().computed(0.05) == [2, 5, 8]
-    assert sample(growth=0.0).computed(0.05) == [5]
+    assert sample(growth=0.0).computed(0.05) == [5, 8]  # the last .03 counts twice
     assert sample(longest=1).computed(math.inf) == [1, 3, 5, 7]
     assert sample(in_a_row=1, total=0.01).computed(0.05) == [1, 4, 7]
     assert sample(weights=(1.0, math.inf, 1.0)).computed(1e9) == [1]
 
 
+def test_an_output_is_no_more_wrong_than_all_of_it():
+    assert sample([2.0, 2.0], rate=100.0).computed(1.9) == [0, 1]
+    assert sample([2.0, 2.0], rate=100.0).computed(2.1) == [1]
+
+
 def test_a_threshold_by_hand():
-    """Three of nine calls: errors in a row add up to 1, 3, 6 hundredths, so from .03 on the third is computed."""
-    assert threshold_for([sample()], 3.0, together=False) == pytest.approx(0.03, rel=0.01)
-    assert threshold_for([sample()], 3.9, together=False) == pytest.approx(0.03, rel=0.01)
+    """Three of nine calls: errors in a row add up to 1, 3, 6 hundredths, so from .03 on the third is computed, and from
+    .06 on the fourth: the middle is between the two."""
+    middle = pytest.approx(math.sqrt(0.03 * 0.06), rel=0.01)
+    assert threshold_for([sample()], 3.0, together=False) == middle
+    assert threshold_for([sample()], 3.9, together=False) == middle
     assert threshold_for([sample()], 9.0, together=False) == 0.0
     assert threshold_for([sample()], 0.9, together=False) == HIGHEST
     assert threshold_for([sample()] * 2, 0.5, together=False) < HIGHEST
     assert threshold_for([sample()] * 2, 0.5, together=True) == HIGHEST
     assert threshold_for([sample(longest=2)], 1.0, together=False) == HIGHEST
+
+
+def test_what_nothing_puts_right_counts_twice():
+    """.01, .03 and, twice, .06: the last call is computed up to .12, a call before it up to .06."""
+    assert sample([1.0] * 3).computed(0.11) == [2]
+    assert sample([1.0] * 4).computed(0.059) == [2]
+
+
+def test_an_error_a_little_larger_than_foreseen_is_kept_for_a_larger_one_to_come():
+    """Two of three calls: the first forecast costs least, so it is kept unless it turns out as dear as the next."""
+    threshold = threshold_for([sample([0.034, 0.049, 0.095], rate=1.0)], 2.0, together=False)
+    assert threshold > 1.5 * 0.034
 
 
 def test_computed_calls_stand_denser_where_errors_cost_more():
@@ -58,17 +77,21 @@ def test_a_plan_costs_what_is_allowed(weights, rate, computed, total, longest):
     threshold = threshold_for([one], computed, together=False)
     if threshold < HIGHEST:
         assert len(one.computed(threshold)) <= computed
-    if LOWEST < threshold < HIGHEST:  # and none that is lower by more than it is searched to
-        assert len(one.computed(threshold * 0.99)) > computed
+    if LOWEST < threshold < HIGHEST:  # and no fewer than another threshold would have computed within it
+        others = (len(one.computed(threshold * by)) for by in (0.25, 0.5, 0.9))
+        assert all(n > computed or n <= len(one.computed(threshold)) for n in others)
 
 
-@given(WEIGHTS, RATES, st.floats(0.5, 30.0), st.floats(0.1, 10.0))
+@given(
+    st.lists(st.floats(0.2, 5.0), min_size=15, max_size=40), st.floats(1e-3, 5e-3), st.integers(4, 8), st.floats(0.3, 3)
+)
 def test_only_the_shape_of_errors_matters(weights, rate, computed, by):
-    """A model whose errors are all `by` times as large is computed at the same calls."""
-    computed = math.floor(computed)
+    """A model whose errors are `by` times as large, none of them a whole output, is computed at the same calls."""
     one, other = sample(weights, rate=rate), sample(weights, rate=rate * by)
-    expected, threshold = (threshold_for([each], max(computed, 1), together=False) for each in (one, other))
-    assume(expected < HIGHEST)
+    expected, threshold = (threshold_for([each], computed, together=False) for each in (one, other))
+    for each, at in ((one, expected), (other, threshold)):  # no range of thresholds that is cut off at either end
+        assume(len(each.computed(HIGHEST)) < len(each.computed(at)))
+        assume(len(each.computed(LOWEST)) > computed)
     assert threshold == pytest.approx(min(by * expected, HIGHEST), rel=0.01, abs=1.1 * LOWEST * max(by, 1))
 
 

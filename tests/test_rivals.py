@@ -98,7 +98,16 @@ def echo(level, log):
     return Echo()
 
 
-ZOO_ARCHITECTURES = ("flux", "hunyuan_video", "wan21", "qwen_image", "lumina2", "cosmos1", "pixart_sigma")
+ZOO_ARCHITECTURES = (
+    "flux",
+    "hunyuan_video",
+    "wan21",
+    "qwen_image",
+    "lumina2",
+    "cosmos1",
+    "pixart_sigma",
+    "hunyuan_dit",
+)
 
 
 @pytest.mark.parametrize("name", ["last", "last input", "stack", "blocks", "modules"])

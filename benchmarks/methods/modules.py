@@ -106,12 +106,21 @@ def _pixart(block: Any, f: list[Tensor], x: Tensor, y: Any, t: Tensor, *args: An
     return x + gate_msa * f[0] + f[1] + gate_mlp * f[2]
 
 
+def _hunyuan_dit(
+    block: Any, f: list[Tensor], x: Tensor, c: Any, text: Any, rotary: Any = None, skip: Tensor | None = None
+) -> Any:
+    if block.skip_linear is not None:
+        x = block.skip_linear(block.skip_norm(torch.cat([x, skip], dim=-1)))
+    return x + f[0] + f[1] + f[2]
+
+
 MODULES: dict[str, _Modules] = {
     "DoubleStreamBlock": _Modules(("img_attn.proj", "img_mlp", "txt_attn.proj", "txt_mlp"), _double_stream),
     "SingleStreamBlock": _Modules(("linear2",), _single_stream),
     "DiTBlock": _Modules(("attn", "mlp"), _dit),
     "WanAttentionBlock": _Modules(("self_attn", "cross_attn", "ffn"), _wan),
     "QwenImageTransformerBlock": _Modules(("attn", "img_mlp", "txt_mlp"), _qwen_image, two=("attn",)),
+    "HunYuanDiTBlock": _Modules(("attn1", "attn2", "mlp"), _hunyuan_dit),
     "PixArtMSBlock": _Modules(("attn", "cross_attn", "mlp"), _pixart),
     "JointTransformerBlock": _Modules(("attention", "feed_forward"), _lumina),
     "GeneralDITTransformerBlock": _Modules(("blocks.0.block", "blocks.1.block", "blocks.2.block"), _cosmos),

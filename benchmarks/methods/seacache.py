@@ -41,6 +41,7 @@ CALIBRATION_SAMPLES = 2
 FIRST_ATTENTION = {
     "DoubleStreamBlock": "img_attn.qkv",
     "DiTBlock": "attn",
+    "HunYuanDiTBlock": "attn1",
     "PixArtMSBlock": "attn",
     "WanAttentionBlock": "self_attn",
     "QwenImageTransformerBlock": "attn",

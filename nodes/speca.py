@@ -20,8 +20,8 @@ EXPECTED = (
 )
 # Mean PSNR at a threshold over the models left out and 20, 28 and 50 steps, and its standard deviation (the same file).
 QUALITY = (
-    "On fourteen small trained models PSNR against the picture without SpeCa was 48 dB at 0.1, 43 at 0.2, 38 at 0.4 and "
-    "34 at 0.8, give or take 5."
+    "On fourteen small trained models PSNR against the picture without SpeCa was 48 dB at 0.1, 43 at 0.2, 38 at 0.4 "
+    "and 34 at 0.8, give or take 5."
 )
 # What people search for who want this.
 ALIASES = [

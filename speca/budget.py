@@ -24,8 +24,9 @@ FIRST_RATE = 0.015
 the zoo's models at 2x, 3x and 4x of 28 steps: less than single runs scatter by."""
 
 NEW_SHARE = 0.3
-"""Of each check's error in the geometric mean of them all. On the same, .5 loses .5 dB, .1 and the plain mean 1 to 3: a
-plan that follows every check wanders, and has nothing left for the last calls."""
+"""Of each check's error in the geometric mean of them all, the first of which counts in full. On the same, .5 loses .5
+dB, .1 and the plain mean 1 to 3: a plan that follows every check wanders, and has nothing left for the last calls.
+`FIRST_RATE`, this and `HASTE` were tried with plans at the lowest of their thresholds (`threshold_for`)."""
 
 LAST_GAP = 2.0
 """What the errors of a run's last forecasts count for: no computed call puts them right. Such a gap costs the final

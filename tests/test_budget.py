@@ -56,6 +56,23 @@ def test_an_error_a_little_larger_than_foreseen_is_kept_for_a_larger_one_to_come
     assert threshold > 1.5 * 0.034
 
 
+@pytest.mark.parametrize("worse", [0.8, 1.0, 1.2, 1.5])
+@pytest.mark.parametrize("allowed", [4.5, 6.3, 8.2])
+def test_calls_are_left_for_the_dearest_though_those_before_turn_out_worse_than_foreseen(allowed, worse):
+    """A run on nothing but its plans, of a call at a time: the last call costs most."""
+    weights, left = (*[1.0] * 10, 2.0, 3.0, 4.0, 6.0, 10.0), allowed
+    computed, total, in_a_row = [], 0.0, 0
+    for call, weight in enumerate(weights):
+        threshold = threshold_for([sample(weights[call:], total, in_a_row)], left, together=False)
+        error = total + weight * 0.01 * (in_a_row + 1) * worse
+        if error <= threshold:
+            total, in_a_row = error, in_a_row + 1
+        else:
+            computed.append(call)
+            total, in_a_row, left = 0.0, 0, left - 1
+    assert computed[-1] == len(weights) - 1
+
+
 def test_computed_calls_stand_denser_where_errors_cost_more():
     early, late = sample([4.0] * 10 + [1.0] * 10), sample([1.0] * 10 + [4.0] * 10)
     for one, half in ((early, range(10)), (late, range(10, 20))):

@@ -1,13 +1,16 @@
 """Which stream a row belongs to, and what that keeps."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from fake_network import HEADER, ONCE, REUSE, FakeNetwork, call_at, latent_of, two_full_calls
+from speca.budget import NEW_SHARE
 from speca.call import Call
 from speca.session import Session
+from speca.stream import Stream
 
 
 def test_streams_of_separate_calls_do_not_mix():
@@ -83,3 +86,14 @@ def test_what_stays_astray_has_no_anchors_from_before():
     assert stream.in_a_row == 1
     stream.stays_astray()
     assert stream.history.times == []
+
+
+def test_the_first_check_tells_all_of_a_streams_rate_and_later_ones_a_share():
+    stream, call = Stream(3, mostly_noise=False), Call(1.0, 1.0, 0, 0.1, 1, ("s",))
+    assert stream.rate is None
+    stream.learn_rate(call, 0.02)
+    assert stream.rate == pytest.approx(0.02)
+    stream.learn_rate(call, 0.04)
+    assert stream.rate == pytest.approx(0.02 ** (1 - NEW_SHARE) * 0.04**NEW_SHARE)
+    stream.learn_rate(call, math.nan)
+    assert stream.rate == pytest.approx(0.02 ** (1 - NEW_SHARE) * 0.04**NEW_SHARE)

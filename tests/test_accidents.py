@@ -23,7 +23,8 @@ import tiny_models
 
 pytestmark = pytest.mark.comfy
 
-HUNDREDS = range(10)
+ALL, IN_CI, EACH = 1000, 100, 10
+"""Accidents; those that are drawn without --full; those in one test, so that workers share them."""
 
 MODELS = tuple(
     name
@@ -254,11 +255,13 @@ def check(stage: Stage, accident: Accident) -> None:
         assert same(stage.run(bare)[1], plain)  # the model is what it was
 
 
-@pytest.mark.parametrize("hundred", [pytest.param(n, marks=[pytest.mark.full] if n else []) for n in HUNDREDS])
-def test_accidents(stage: Stage, hundred: int) -> None:
-    @hypothesis.seed(hundred)
+@pytest.mark.parametrize(
+    "first", [pytest.param(n, marks=[pytest.mark.full] if n >= IN_CI else []) for n in range(0, ALL, EACH)]
+)
+def test_accidents(stage: Stage, first: int) -> None:
+    @hypothesis.seed(first)
     @hypothesis.settings(
-        max_examples=100,
+        max_examples=EACH,
         deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=(hypothesis.Phase.explicit, hypothesis.Phase.reuse, hypothesis.Phase.generate),  # a graph is small

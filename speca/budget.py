@@ -96,9 +96,9 @@ class Forecasts:
     def computed(self, threshold: float) -> list[int]:
         """The calls, 0 for the one at hand, that would be computed at `threshold`."""
         total, in_a_row, calls = self.total, self.in_a_row, []
-        for i, (weight, haste) in enumerate(zip(self.weights, self.hastes, strict=True)):
+        for i, (weight, faster) in enumerate(zip(self.weights, self.hastes, strict=True)):
             in_a_row += 1
-            total = self.growth * total + weight * min(self.rate * haste * in_a_row, 1.0)  # all of the output, at most
+            total = self.growth * total + weight * min(self.rate * faster * in_a_row, 1.0)  # all of the output, at most
             counted = total * LAST_GAP if i == len(self.weights) - 1 else total
             if counted > threshold or in_a_row > self.longest:
                 calls.append(i)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from measure.quality import Cost
+from measure.curve import Point
+from measure.quality import Cost, psnr
 from measure.sampling import Batch, Case
 from measure.subjects import Subject
 
@@ -21,6 +23,13 @@ class Run:
     costs: list[Cost]
     seconds: float
     cache_bytes: int = 0
+
+
+def point_of(run: Run, subject: Subject, reference: Tensor) -> Point:
+    """Where a run lies, at the real model's depth, by its pictures against `reference`, (B, ...) in [0, 1]."""
+    quality = psnr(subject.picture(run.latents), reference)
+    speed = statistics.harmonic_mean([cost.speedup(subject.depth) for cost in run.costs])
+    return Point(speed, statistics.fmean(quality), worst=min(quality))
 
 
 class Setting(Protocol):

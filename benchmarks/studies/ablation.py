@@ -92,15 +92,13 @@ def without(part: str) -> Iterator[None]:
 
 def curve(subject: Any, case: Any, batch: Any, reference: Any) -> list[tuple[float, float, float]]:
     """(speed computed for real depth, mean PSNR, that of the worst sample) at each of `THRESHOLDS`."""
-    from measure.quality import psnr
+    from methods.base import point_of
     from methods.speca import SpeCa
 
     points = []
     for threshold in THRESHOLDS:
-        run = SpeCa((("threshold", threshold),)).run(subject, case, batch, case.steps)
-        quality = psnr(subject.picture(run.latents), reference)
-        speed = statistics.harmonic_mean([cost.speedup(subject.depth) for cost in run.costs])
-        points.append((speed, statistics.fmean(quality), min(quality)))
+        point = point_of(SpeCa((("threshold", threshold),)).run(subject, case, batch, case.steps), subject, reference)
+        points.append((point.speed, point.mean, point.worst))
     return points
 
 

@@ -37,31 +37,23 @@ class Paced:
 
 def fixed(subject: Any, case: Any, batch: Any, reference: Any) -> list[Point]:
     """The curve over thresholds, slowest first."""
-    from measure.quality import psnr
+    from methods.base import point_of
     from methods.speca import SpeCa
 
-    points = []
-    for threshold in THRESHOLDS:
-        run = SpeCa((("threshold", threshold),)).run(subject, case, batch, case.steps)
-        quality = psnr(subject.picture(run.latents), reference)
-        speed = statistics.harmonic_mean([cost.speedup(subject.depth) for cost in run.costs])
-        points.append(Point(speed, statistics.fmean(quality), worst=min(quality)))
-    return sorted(points)
+    runs = (SpeCa((("threshold", threshold),)).run(subject, case, batch, case.steps) for threshold in THRESHOLDS)
+    return sorted(point_of(run, subject, reference) for run in runs)
 
 
-def paced(subject: Any, case: Any, batch: Any, reference: Any, speed: float) -> tuple[float, list[float]]:
-    """(the speed reached, dB of each sample)."""
-    from measure.quality import psnr
-    from methods.base import run_setting
+def paced(subject: Any, case: Any, batch: Any, reference: Any, speed: float) -> Point:
+    """Where speed mode ends, asked for `speed`."""
+    from methods.base import point_of, run_setting
     from methods.speca import SpeCa
 
     from .speed import counted_in_blocks
 
     setting = SpeCa((("mode", "speed"), ("target_speedup", speed)), one_by_one=True)
     with counted_in_blocks(subject.depth):
-        run = run_setting(setting, subject, case, batch, case.steps)
-    got = statistics.harmonic_mean([cost.speedup(subject.depth) for cost in run.costs])
-    return got, psnr(subject.picture(run.latents), reference)
+        return point_of(run_setting(setting, subject, case, batch, case.steps), subject, reference)
 
 
 def table(found: Sequence[Paced]) -> str:
@@ -111,11 +103,10 @@ def main() -> None:
         reference = subject.picture(sample(subject.patcher, subject, case, batch).latents)
         curve = fixed(subject, case, batch, reference)
         for speed in map(float, options.speeds.split(",")):
-            got, quality = paced(subject, case, batch, reference, speed)
-            beside = at(curve, got)
+            got = paced(subject, case, batch, reference, speed)
+            beside = at(curve, got.speed)
             if beside is not None:
-                mean, worst = statistics.fmean(quality), min(quality)
-                found.append(Paced(name, speed, got, mean, worst, beside.mean, beside.worst))
+                found.append(Paced(name, speed, got.speed, got.mean, got.worst, beside.mean, beside.worst))
         print(f"{name}: done", flush=True)
     text = (
         f"Speed mode against the fixed threshold of the same speed, {options.steps} steps, euler, simple,\n"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ def name_of(case: tuple[str, str, float]) -> str:
 
 def compare(subject: Any, case: Any, batch: Any) -> dict[str, list[Point]]:
     """The curves of SpeCa and of fewer steps, slowest first."""
-    from measure.quality import psnr
+    from methods.base import point_of
     from methods.fewer_steps import Uncached
     from methods.speca import SpeCa
 
@@ -48,13 +47,8 @@ def compare(subject: Any, case: Any, batch: Any) -> dict[str, list[Point]]:
     native, reference = int(whole.costs[0].native), subject.picture(whole.latents)
 
     def curve(settings: Sequence[Any]) -> list[Point]:
-        points = []
-        for setting in settings:
-            run = setting.run(subject, case, batch, native)
-            quality = psnr(subject.picture(run.latents), reference)
-            speed = statistics.harmonic_mean([cost.speedup(subject.depth) for cost in run.costs])
-            points.append(Point(speed, statistics.fmean(quality), worst=min(quality)))
-        return sorted(points)
+        runs = (setting.run(subject, case, batch, native) for setting in settings)
+        return sorted(point_of(run, subject, reference) for run in runs)
 
     return {
         "speca": curve([SpeCa((("threshold", threshold),)) for threshold in THRESHOLDS]),

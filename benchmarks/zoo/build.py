@@ -53,7 +53,7 @@ class Condition(nn.Module):
         pooled = None if self.pooled is None else self.pooled(labels)  # named also where there is none, as by encoders
         options: dict[str, Any] = {"pooled_output": pooled}
         if self.second is not None:  # as `CLIPTextEncodeHunyuanDiT` has it
-            mask = torch.ones(len(labels), self._shape[0])
+            mask = torch.ones(len(labels), self._shape[0], device=labels.device)
             options["conditioning_mt5xl"] = self.second(labels).view(len(labels), *self._shape)
             options |= {"attention_mask": mask, "attention_mask_mt5xl": mask}
         return [[self.context(labels).view(len(labels), *self._shape), options]]

@@ -88,7 +88,7 @@ def _flux(channels: int, patch: int, heads: int, axes: list[int], depth: int, si
     }
 
 
-def _dit(channels: int, side: int, patch: int, width: int, heads: int, depth: int) -> dict[str, Any]:
+def _plain(channels: int, side: int, patch: int, width: int, heads: int, depth: int) -> dict[str, Any]:
     return {
         "input_size": side,
         "patch_size": patch,
@@ -97,8 +97,11 @@ def _dit(channels: int, side: int, patch: int, width: int, heads: int, depth: in
         "depth": depth,
         "num_heads": heads,
         "mlp_ratio": 2.0,
-        "learn_sigma": False,
     }
+
+
+def _dit(channels: int, side: int, patch: int, width: int, heads: int, depth: int) -> dict[str, Any]:
+    return {**_plain(channels, side, patch, width, heads, depth), "learn_sigma": False}
 
 
 _TRAINED_ON_PICTURES: dict[str, Spec] = {
@@ -303,13 +306,7 @@ _TRAINED_ON_PICTURES: dict[str, Spec] = {
             model_class="PixArtSigma",
             unet={
                 "image_model": "pixart_sigma",
-                "input_size": 64,
-                "patch_size": 4,
-                "in_channels": 3,
-                "hidden_size": 96,
-                "depth": 10,
-                "num_heads": 2,
-                "mlp_ratio": 2.0,
+                **_plain(3, side=64, patch=4, width=96, heads=2, depth=10),
                 "caption_channels": 32,
                 "model_max_length": 4,
                 "pe_interpolation": 1,
@@ -331,13 +328,7 @@ _TRAINED_ON_PICTURES: dict[str, Spec] = {
             model_class="HunyuanDiT",
             unet={
                 "image_model": "hydit",
-                "input_size": 64,
-                "patch_size": 4,
-                "in_channels": 3,
-                "hidden_size": 96,
-                "depth": 10,
-                "num_heads": 2,
-                "mlp_ratio": 2.0,
+                **_plain(3, side=64, patch=4, width=96, heads=2, depth=10),
                 "text_states_dim": 32,
                 "text_states_dim_t5": 32,
                 "text_len": 4,

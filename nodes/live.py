@@ -129,7 +129,7 @@ class _Run:
         self.header = header
         self.status: events.Status = "running"
         self.calls: dict[int, events.CallRecord] = {}
-        self.totals = events.Totals(0, 0, 0, 0, 0.0, None, 0)
+        self.totals = events.Totals(0, 0, 0, 0, 0, 0.0, None, 0)
         self.n_rows = 0
 
     @classmethod

@@ -200,6 +200,19 @@ class SpeCa(io.ComfyNode):
                     tooltip="Settings that SpeCa Tune saved by name, in the place of those above. Found on another "
                     "model they are used all the same, and the log and the panel say so.",
                 ),
+                # Last, for old workflows: their values are read by position.
+                advanced(
+                    io.Int.Input(
+                        "check_every",
+                        default=DEFAULT.check_every,
+                        min=1,
+                        max=10,
+                        tooltip="Of the forecasts in a row, each so-many-th is checked. One between is used unchecked "
+                        "only where the error to be expected from the last check is within the threshold; the panel "
+                        "shows it as a ring. 1: every forecast is checked. 2: every second. More is faster, and sees "
+                        "later what went wrong.",
+                    )
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with SpeCa attached. The input model is not changed.")],
             hidden=[io.Hidden.unique_id],

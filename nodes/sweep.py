@@ -26,7 +26,7 @@ from .tradeoff import Plot
 
 COLUMNS = (
     *("seed", "threshold", "speedup", "seconds", "seconds_uncached", "psnr_db", "latent_error"),
-    *("calls", "full", "accepted", "rejected"),
+    *("calls", "full", "accepted", "trusted", "rejected"),
 )
 MAX_SEED = 2**64
 
@@ -157,7 +157,7 @@ def _row(seed: int, threshold: float, pair: Any, vae: Any) -> dict[str, Any]:
         "psnr_db": round(psnr_of_latents(vae, pair.speca.latent, pair.uncached.latent), 3),
         "latent_error": float(f"{relative_error(tensors_of(pair.speca.latent), tensors_of(pair.uncached.latent)):.4g}"),
     }
-    for name in ("calls", "full", "accepted", "rejected"):
+    for name in ("calls", "full", "accepted", "trusted", "rejected"):
         row[name] = None if totals is None else getattr(totals, name)
     return row
 

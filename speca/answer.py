@@ -44,6 +44,17 @@ def answer(speculated: Speculated, rows: Sequence[int], direct_shares: Sequence[
     return Part(rows, tuple(output))
 
 
+def beside_direct(part: Part, speculated: Speculated) -> dict[int, Tensors]:
+    """By row, what its answer adds to the direct forecast, (1, ...) per tensor: what the check has taught, which is
+    much the same at the next call (`draft.forecast_output`)."""
+    beside = {}
+    for i, row in enumerate(part.rows):
+        at = speculated.rows.index(row)
+        pairs = zip(part.output, speculated.direct, strict=True)
+        beside[row] = tuple(answered[i : i + 1] - direct[at : at + 1] for answered, direct in pairs)
+    return beside
+
+
 def best_direct_shares(speculated: Speculated, exact: Part) -> dict[int, float]:
     """By row, where a forecast was thrown away and the truth is known: which way came closer to it.
 

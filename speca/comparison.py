@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .events import CallRecord, RunRecord
 from .witness import Witness
-from .words import why_nothing_skipped
+from .words import counted, why_nothing_skipped
 
 VERSION = 1
 
@@ -126,8 +126,8 @@ def _of_run(record: RunRecord | None) -> Iterator[str]:
         return
     totals, native = record.totals, record.header.native
     if totals.calls:
-        yield f"{totals.calls} calls: {totals.full} full, {totals.accepted} accepted, {totals.rejected} rejected"
-    if totals.accepted == 0:
+        yield f"{totals.calls} calls: {counted(totals)}"
+    if totals.accepted + totals.trusted == 0:
         yield f"Nothing was skipped: {native or why_nothing_skipped(record)}"
     elif native is not None:
         yield f"The rest was not skipped: {native}"
@@ -171,6 +171,7 @@ def _run(record: RunRecord) -> dict[str, Any]:
         "calls": totals.calls,
         "full": totals.full,
         "accepted": totals.accepted,
+        "trusted": totals.trusted,
         "rejected": totals.rejected,
         "settings": dict(header.settings),
     }

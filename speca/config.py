@@ -42,6 +42,8 @@ class SpeCaConfig:
         repeated, where its output is mostly the latent's own noise in what does not follow from the latent
         (`stream.MOSTLY_NOISE_SPREAD`); where that cannot be judged, a second is computed whatever is set here.
     max_consecutive: the most forecasts in a row.
+    check_every: of the forecasts in a row, each so-many-th is checked; those between are trusted where the last check
+        leaves room for as much again (`policy.foreseen`). 1 checks every one.
     start_percent, end_percent: the part of the run's steps, 0 to 1, in which forecasts are allowed.
     error_metric: one of `verify.ERROR_METRICS`.
     forecaster: one of `forecast.FORECASTERS`.
@@ -59,6 +61,7 @@ class SpeCaConfig:
     accumulate_error: bool = True
     warmup_steps: int = 1
     max_consecutive: int = 10
+    check_every: int = 2
     start_percent: float = 0.0
     end_percent: float = 1.0
     error_metric: str = "relative_l2"
@@ -74,6 +77,7 @@ class SpeCaConfig:
         _within("threshold_end_factor", self.threshold_end_factor, 1e-3, 1e3)
         _within("warmup_steps", self.warmup_steps, 1, 1000)
         _within("max_consecutive", self.max_consecutive, 1, 1000)
+        _within("check_every", self.check_every, 1, 1000)
         _within("start_percent", self.start_percent, 0.0, 1.0)
         _within("end_percent", self.end_percent, 0.0, 1.0)
         if self.noise_gain_limit is not None:

@@ -71,19 +71,47 @@ def forecast(
     return Draft(_cat(features), own_shares, _cat(direct), _cat(other), lone)
 
 
+def forecast_output(
+    config: SpeCaConfig, call: Call, streams: Sequence[Stream], rows: Sequence[int], device: torch.device
+) -> Tensors:
+    """The output alone, for `rows` that are not to be checked: the direct forecast, and what the last answer that was
+    checked had `Stream.beside` it."""
+    outputs = []
+    for row in rows:
+        beside = streams[row].beside
+        assert beside is not None
+        direct, _ = _outputs(config, call, row, streams[row], device)
+        outputs.append(tuple(d + b.to(device) for d, b in zip(direct, beside, strict=True)))
+    return _cat(outputs)
+
+
 def _forecast_row(
     config: SpeCaConfig, call: Call, row: int, stream: Stream, device: torch.device
 ) -> tuple[Tensors, Tensors, Tensors]:
-    """(features, direct, other) of one row, see `Draft`.
+    """(features, direct, other) of one row, see `Draft`."""
+    direct, other = _outputs(config, call, row, stream, device)
+    if stream.repeats_added:
+        return stream.history.repeat_added(device), direct, other
+    return stream.history.forecast_features(_weigh(config, call, stream.history).weights, device), direct, other
+
+
+def _weigh(config: SpeCaConfig, call: Call, history: History) -> Forecast:
+    gain_limit = config.noise_gain_limit or NOISE_GAIN_LIMIT
+    tighter = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT) if call.renoised else gain_limit
+    return forecast_weights(config.forecaster, history.times, call.time, config.order, tighter)
+
+
+def _outputs(
+    config: SpeCaConfig, call: Call, row: int, stream: Stream, device: torch.device
+) -> tuple[Tensors, Tensors]:
+    """(direct, other) of one row, see `Draft`.
 
     Where the features repeat an anchor, the output must not: the last block on repeated features would find
     little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
     a second call at an anchor's own time (heun), from the latent that has changed since.
     """
     history, times, latent = stream.history, stream.history.times, call.latent and call.latent.row(row)
-    gain_limit = config.noise_gain_limit or NOISE_GAIN_LIMIT
-    tighter = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT) if call.renoised else gain_limit
-    weighed = forecast_weights(config.forecaster, times, call.time, config.order, tighter)
+    weighed = _weigh(config, call, history)
     newest = reuse(times, call.time, 0)
 
     def output(weights: Sequence[float], without: Sequence[float]) -> Tensors:
@@ -92,12 +120,12 @@ def _forecast_row(
         from_latent = history.forecast_output_from(latent, weights, device) if holds_news else None
         return from_latent or history.forecast_output(without, device)
 
-    direct = output(weighed.weights, _no_repetition(call, history, weighed, gain_limit))
+    direct = output(
+        weighed.weights, _no_repetition(call, history, weighed, config.noise_gain_limit or NOISE_GAIN_LIMIT)
+    )
     other = history.forecast_output_from(latent, newest, device) if history.lone else None
     other = other or output(newest, newest)
-    if stream.repeats_added:
-        return history.repeat_added(device), other, direct
-    return history.forecast_features(weighed.weights, device), direct, other
+    return (other, direct) if stream.repeats_added else (direct, other)
 
 
 def _no_repetition(call: Call, history: History, weighed: Forecast, gain_limit: float) -> Sequence[float]:

@@ -16,7 +16,9 @@ from typing import Any, Literal, Protocol
 
 VERSION = 1
 
-Outcome = Literal["full", "accepted", "rejected"]
+Outcome = Literal["full", "accepted", "trusted", "rejected"]
+"""Of one sample in one call: computed; forecast, and the forecast kept that was checked, or that was not checked;
+forecast, checked and computed after all."""
 Status = Literal["running", "finished", "interrupted", "failed"]
 
 # A live event stays under 1 KB: rows beyond this many are counted (`n_samples`) but not listed.
@@ -37,6 +39,7 @@ REASONS: dict[str, str] = {
     "shape_changed": "the shape of the features changed",
     "not_possible": "a forecast is not possible in this call",
     "within": "error {error:.3g} within {threshold:.3g}",
+    "unchecked": "not checked; an error of about {error:.3g} was expected, within {threshold:.3g}",
     "over": "error {error:.3g} over {threshold:.3g}",
     "not_finite": "the forecast held values that are not finite",
     "with_rejected": "computed together with a rejected sample",
@@ -51,11 +54,11 @@ NOT_ALLOWED = frozenset({"warm_up", "outside_range", "run_limit", "no_anchor", "
 class Row:
     """What happened to one sample in one call.
 
-    `error` and `threshold` are dimensionless ratios; `error` is None where nothing was verified, and infinite
-    where the forecast was not a number. `limit` is the figure a reason speaks of (8 in "8 in a row"). Where a witness
-    saw the call (`witness`), `judged` is what the check took this call's own error for, and `true` what it was; both
-    before weights and sums. `tensors` is what `error` would be by each of the outputs alone, where a network has
-    several (picture and sound); the worst of them decides.
+    `error` and `threshold` are dimensionless ratios; `error` is None where nothing was forecast, only what was expected
+    where a forecast was trusted, and infinite where it was not a number. `limit` is the figure a reason speaks of (8 in
+    "8 in a row"). Where a witness saw the call (`witness`), `judged` is what the check took this call's own error for,
+    and `true` what it was; both before weights and sums. `tensors` is what `error` would be by each of the outputs
+    alone, where a network has several (picture and sound); the worst of them decides.
     Reasons are codes, put into words by `REASONS` here and by the locales of the panel.
     """
 
@@ -68,6 +71,16 @@ class Row:
     judged: float | None = None
     true: float | None = None
     tensors: tuple[float, ...] = ()
+
+    @property
+    def skipped(self) -> bool:
+        """Whether a forecast stands in the place of what the network would have computed."""
+        return self.outcome in ("accepted", "trusted")
+
+    @property
+    def checked(self) -> bool:
+        """Whether a forecast was made and held against the network's last block."""
+        return self.error is not None and self.outcome != "trusted"
 
     @property
     def figures(self) -> dict[str, float]:
@@ -108,8 +121,9 @@ class CallRecord:
 
     @property
     def outcome(self) -> Outcome:
-        """The call's dearest outcome: rejected over full over accepted."""
-        return min((row.outcome for row in self.rows), key=("rejected", "full", "accepted").index, default="accepted")
+        """The call's dearest outcome: rejected over full over accepted over trusted."""
+        dearest_first = ("rejected", "full", "accepted", "trusted")
+        return min((row.outcome for row in self.rows), key=dearest_first.index, default="accepted")
 
     def to_json(self, max_rows: int | None = None) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -175,6 +189,7 @@ class Totals:
     calls: int
     full: int
     accepted: int
+    trusted: int
     rejected: int
     seconds: float
     speedup: float | None

@@ -16,9 +16,9 @@ class Patience:
         self._wait = 0
 
     @property
-    def out(self) -> bool:
-        """Whether the next call is computed without a check."""
-        return self._wait > 0
+    def found(self) -> float:
+        """The error that the next check would find, by those made in vain; 0 while there is patience left."""
+        return self._vain[-1] if self._wait > 0 else 0.0
 
     def computed(self) -> None:
         """A call was computed without a check."""

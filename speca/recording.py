@@ -172,7 +172,7 @@ def prices(recording: Recording, seconds: float, replays: Sequence[RunRecord]) -
         (call.ms - call.full_ms) / 1000
         for record in replays
         for call in record.calls
-        if any(row.error is not None for row in call.rows)
+        if any(row.checked for row in call.rows)
     ]
     check = statistics.median(checks) if checks else 0.0
     return Prices(statistics.median(full), check, max(seconds - sum(full), 0.0) / len(full))
@@ -182,7 +182,7 @@ def seconds_of(record: RunRecord, price: Prices) -> float:
     """Of a run with these decisions. A part of a batch costs its share of a full call."""
     return sum(
         price.outside
-        + price.full * sum(row.outcome != "accepted" for row in call.rows) / len(call.rows)
-        + price.check * any(row.error is not None for row in call.rows)
+        + price.full * sum(not row.skipped for row in call.rows) / len(call.rows)
+        + price.check * any(row.checked for row in call.rows)
         for call in record.calls
     )

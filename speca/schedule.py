@@ -102,6 +102,10 @@ class Schedule:
             self._weights[decided_at] = error_weights(self.levels, self.last, decided_at)
         return self._weights[decided_at][step]
 
+    def ends_at(self, step: int) -> bool:
+        """Whether this is known to be the last step."""
+        return bool(self.levels) and step >= len(self.levels) - 1
+
     def ratio(self, step: int) -> float:
         """Of noise to signal at a step; infinite where nothing is known."""
         return self.levels[step].ratio if step < len(self.levels) else math.inf

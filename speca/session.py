@@ -2,8 +2,8 @@
 
 The session knows nothing of ComfyUI or of architectures: it drives a `Network`, which can compute a call in full or run
 its last block and head on given features. What it does with that is written where each question is answered: `policy`
-(compute or speculate), `together` (what conditionings do in common), `draft` (what anchors say), `verify` (how wrong
-that is), `answer` (what is returned), `stream` (what is remembered).
+(compute, speculate or trust), `together` (what conditionings do in common), `draft` (what anchors say), `verify` (how
+wrong that is), `answer` (what is returned), `stream` (what is remembered).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .answer import Part, Speculated, answer, best_direct_shares, join
+from .answer import Part, Speculated, answer, beside_direct, best_direct_shares, join
 from .call import Call, ForecastImpossibleError, Network, Tensors
 from .config import SpeCaConfig
 from .corrector import put_right
-from .draft import ANCHORS_TO_FORECAST, forecast
+from .draft import ANCHORS_TO_FORECAST, forecast, forecast_output
 from .events import Listener, Outcome, Plan, Row, RunHeader, RunRecord, Status
 from .pace import Pace
-from .policy import Decision, decide_all, needs_anchor
+from .policy import DOUBTS, Decision, decide_all, needs_anchor
 from .stream import Place, Stream, Streams
 from .tally import Tally
 from .together import Together
@@ -63,26 +63,36 @@ class Session:
         self._agree = agree
 
     def evaluate(self, call: Call, network: Network) -> Tensors:
-        """The call's output, (B, ...) per tensor: accepted forecasts, and full computation for the other samples."""
+        """The call's output, (B, ...) per tensor: forecasts that stand, and full computation for the other samples."""
         began = self._clock()
         streams = self.streams.of(call)
         threshold, plan = self._threshold(call, streams, network)
         alone = decide_all(self.config, call, streams, network.splittable, threshold)
         decisions = self._with_all(self._together.decide(call, alone, network.splittable), network)
         rows = {sample: Row(sample, "full", d.reason, limit=d.limit) for sample, d in enumerate(decisions)}
+        trusted = [sample for sample, d in enumerate(decisions) if d.action == "trust"]
         hopeful = [sample for sample, d in enumerate(decisions) if d.action == "speculate"]
         speculated = None
         if hopeful:
             speculated, judged = self._speculate(call, streams, network, hopeful)
             rows.update(judged)
         accepted = [sample for sample, row in rows.items() if row.outcome == "accepted"]
-        computed = [sample for sample, row in rows.items() if row.outcome != "accepted"]
+        computed = [sample for sample, row in rows.items() if sample not in (*accepted, *trusted)]
 
         parts: list[Part] = []
         full_seconds = 0.0
+        if trusted:
+            for sample in trusted:
+                reason, error = decisions[sample].reason, decisions[sample].limit
+                rows[sample] = Row(sample, "trusted", reason, error=error, threshold=threshold)
+            of_trusted = call.rows_of(trusted)
+            parts.append(Part(of_trusted, forecast_output(self.config, call, streams, of_trusted, network.device)))
         if accepted and speculated is not None:
             picked = call.rows_of(accepted)
-            parts.append(answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked]))
+            answered = answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked])
+            parts.append(answered)
+            for row, beside in beside_direct(answered, speculated).items():
+                streams[row].beside = beside
         if computed:
             for row in call.rows_of(self._together.apart(call, computed)):
                 streams[row].stays_astray()
@@ -96,12 +106,12 @@ class Session:
         output = join(parts, len(streams))
         for i, stream in enumerate(streams):
             of_sample = rows[i % call.n_samples]
-            stream.answered(call, i, output, of_sample.outcome == "accepted")
+            stream.answered(call, i, output, of_sample.skipped)
             stream.move_on(call, of_sample, self.config.accumulate_error)
-        self._together.made(call, [rows[sample].outcome != "accepted" for sample in range(call.n_samples)])
+        self._together.made(call, [not rows[sample].skipped for sample in range(call.n_samples)])
         self._pace.made(call)
         record = self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes, plan)
-        if self._witness is not None and accepted:
+        if self._witness is not None and (accepted or trusted):
             own = [stream.errors.added for stream in streams]
             self._witness.see(record, call.n_samples, own, output, network)
         return output
@@ -112,10 +122,11 @@ class Session:
         return threshold if plan is None else self._agree([threshold], network.device)[0], plan
 
     def _with_all(self, decisions: list[Decision], network: Network) -> list[Decision]:
-        """What one of several processes will not speculate on, none does."""
-        unwilling = self._agree([float(d.action == "full") for d in decisions], network.device)
-        with_others = Decision("full", "with_rejected")
-        return [with_others if no and d.action != "full" else d for d, no in zip(decisions, unwilling, strict=True)]
+        """What one of several processes will not speculate on, or not trust, none does."""
+        doubts = self._agree([float(DOUBTS.index(d.action)) for d in decisions], network.device)
+        agreed = [DOUBTS[int(doubt)] for doubt in doubts]
+        others = [Decision(action, "with_rejected" if action == "full" else "") for action in agreed]
+        return [d if d.action == other.action else other for d, other in zip(decisions, others, strict=True)]
 
     def _speculate(
         self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]

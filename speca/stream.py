@@ -50,7 +50,10 @@ class Stream:
     own_share: of the embedded input, which is not in the anchors' features but each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); None while nothing tells.
     rate: the error of a first forecast, by all that were checked (`budget.Forecasts`); None while none was.
-    calls: made so far. in_a_row: forecasts accepted since the last full call. errors: theirs, summed.
+    calls: made so far. in_a_row: forecasts kept since the last full call, unchecked: since the last check. errors:
+        theirs, summed.
+    beside: what the last answer that was checked adds to the direct forecast, (1, C, ...) per tensor; None if there is
+        none of the anchors at hand.
     round: the sampler's evaluation in which it was last called. seen: that call, where only it can tell of a jump.
     """
 
@@ -62,7 +65,9 @@ class Stream:
         self.rate: float | None = None
         self.calls = 0
         self.in_a_row = 0
+        self.unchecked = 0
         self.errors = ErrorSum()
+        self.beside: Tensors | None = None
         self.round = 0
         self.seen: Seen | None = None
         self.undecided = Undecided()
@@ -72,7 +77,8 @@ class Stream:
     def start_anew(self) -> None:
         """Forget what lies behind a jump of the latent; what was learnt of the model still holds."""
         self.history.clear()
-        self.in_a_row, self.errors, self.seen = 0, ErrorSum(), None
+        self._begin_gap()
+        self.seen = None
         self.undecided.start_anew()
         self.corrector.lose_track()
 
@@ -122,19 +128,27 @@ class Stream:
             self.patience.rejected(row.error, row.threshold)
         elif row.outcome == "accepted":
             self.patience.accepted()
-        else:
+        elif row.outcome == "full":
             self.patience.computed()
-        if row.outcome == "accepted" and row.error is not None:
+        if row.skipped and row.error is not None:
             self.in_a_row += 1
+            self.unchecked = self.unchecked + 1 if row.outcome == "trusted" else 0
             self.errors = self.errors.after(row.error, self.weight(call), call.renoised, accumulate)
         else:
-            self.in_a_row, self.errors = 0, ErrorSum()
+            self._begin_gap()
 
-    def answered(self, call: Call, row: int, output: Tensors, accepted: bool) -> None:
+    def _begin_gap(self) -> None:
+        self.in_a_row, self.unchecked, self.errors, self.beside = 0, 0, ErrorSum(), None
+
+    def trusting(self, check_every: int) -> bool:
+        """Whether the next forecast may go unchecked: the last check was not too long ago, and of the same anchors."""
+        return self.beside is not None and self.unchecked + 1 < check_every
+
+    def answered(self, call: Call, row: int, output: Tensors, forecast: bool) -> None:
         """The batch's `row` of the call's `output` went to the sampler: a forecast, or what was computed."""
-        if accepted and _own_latent(call, row, output) is not None:
+        if forecast and _own_latent(call, row, output) is not None:
             self.corrector.accepted(call, output[0][row : row + 1])
-        elif accepted:
+        elif forecast:
             self.corrector.lose_track()
 
     def strayed(self, call: Call, row: int, exact: Exact, i: int) -> Tensor | None:

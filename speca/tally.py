@@ -29,7 +29,7 @@ class Tally:
         self._listener = listener
         self._calls: list[CallRecord] = []
         self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
-        self._check_costs: list[float] = []
+        self._forecast_costs: dict[str, list[float]] = defaultdict(list)
         self._call_kinds: Counter[Hashable] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._seconds_in_calls = 0.0
@@ -57,10 +57,12 @@ class Tally:
             if self._began is None:
                 self._began = began
             self._ended = ended
-            if all(row.outcome != "accepted" for row in rows.values()):
+            if not any(row.skipped for row in rows.values()):
                 self._full_costs[call.kind].append(full_seconds)
-            if any(row.error is not None for row in rows.values()):
-                self._check_costs.append(ended - began - full_seconds)
+            if any(row.checked for row in rows.values()):
+                self._forecast_costs["checked"].append(ended - began - full_seconds)
+            elif all(row.skipped for row in rows.values()):
+                self._forecast_costs["trusted"].append(ended - began)
             self._call_kinds[call.kind] += 1
             self._seconds_in_calls += ended - began
             self._cache_bytes = max(self._cache_bytes, cache_bytes)
@@ -95,6 +97,7 @@ class Tally:
                 calls=len(self._calls),
                 full=self._outcomes["full"],
                 accepted=self._outcomes["accepted"],
+                trusted=self._outcomes["trusted"],
                 rejected=self._outcomes["rejected"],
                 seconds=seconds,
                 speedup=self._speedup(seconds),
@@ -131,14 +134,18 @@ class Tally:
 
     def prices(self) -> Prices:
         """Of calls, in seconds, by what was measured so far; before anything was, in computed calls. A check is one
-        block's work, as long as none was made."""
+        block's work, as long as none was made; one in so many forecasts goes unchecked as did so far."""
         with self._lock:
             first_check = 1.0 / max(self.header.n_blocks, 1)
             if not self._full_costs:
                 return Prices(1.0, first_check)
             n = len(self._calls)
             full = self._native() / n
-            check = statistics.median(self._check_costs) if self._check_costs else first_check * full
+            costs = self._forecast_costs.values()
+            forecasts = sum(map(len, costs))
+            check = (
+                sum(len(of) * statistics.median(of) for of in costs) / forecasts if forecasts else first_check * full
+            )
             return Prices(full, check, (self._seconds - self._seconds_in_calls) / n)
 
     def allowance(self, speed: float, calls_left: int) -> tuple[float, float]:

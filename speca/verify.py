@@ -137,6 +137,10 @@ class ErrorSum:
         """The sum after the next forecast, if that adds as much as the last one. It reaches farther, so adds more."""
         return self.carried(renoised) + weight * self.added
 
+    def trusted(self, weight: float, renoised: bool) -> float:
+        """The sum after a forecast that is not checked: it is taken to add more than the last one did, as sums grow."""
+        return self.carried(renoised) + weight * growth(renoised) * self.added
+
     def after(self, total: float, weight: float, renoised: bool, accumulate: bool) -> ErrorSum:
         """With a forecast more, accepted at `total`."""
         added = (total - self.carried(renoised)) / weight if weight > 0 else self.added

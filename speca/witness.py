@@ -1,4 +1,4 @@
-"""How wrong the accepted answers of a run truly are: the network beside it, in full, on the very same inputs."""
+"""How wrong the forecasts of a run truly are that stand: the network beside it, in full, on the very same inputs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .verify import worst_tensor
 
 @dataclass(frozen=True)
 class TrueError:
-    """One accepted sample of one call. Both errors are of that call alone, by the run's own metric.
+    """One forecast sample of one call. Both errors are of that call alone, by the run's own metric.
 
-    judged: what the check took it for. true: the answer against the network's own, of the sample's worst row.
+    judged: what the check took it for, or what was trusted to be its error. true: the answer against the network's own,
+        of the sample's worst row.
     """
 
     sample: int
@@ -24,7 +25,7 @@ class TrueError:
 
 
 class Witness:
-    """Sees one run's accepted calls, at the price of a full call of the network for each.
+    """Sees one run's calls that were forecast, at the price of a full call of the network for each.
 
     seen: by the call's number in the run. clock: the run's own, which stands still meanwhile.
     metric: of `verify.ERROR_METRICS`.
@@ -50,7 +51,7 @@ class Witness:
                 row.sample, max(judged[row.sample :: n_samples]), max(by_row[row.sample :: n_samples])
             )
             for row in call.rows
-            if row.outcome == "accepted"
+            if row.skipped
         }
         self.seen[call.call] = tuple(errors.values())
         rows = (

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .events import REASONS, Row, RunRecord
+from .events import REASONS, Row, RunRecord, Totals
 
 
 def summary_line(record: RunRecord) -> str:
-    """`SpeCa: 28 calls: 11 full, 15 accepted, 2 rejected; 2.1x (measured); cache 0.17 GB`, or why nothing was."""
+    """`SpeCa: 28 calls: 11 full, 15 accepted, 2 rejected; 2.1x (measured); cache 0.17 GB`, or why none
+    was skipped."""
     totals, native = record.totals, record.header.native
     ending = "" if record.status == "finished" else f" ({record.status})"
     if totals.calls == 0:
         return f"SpeCa: native, nothing skipped: {native or 'the model was not called'}{ending}"
     speed = "not measured" if totals.speedup is None else f"{totals.speedup:.1f}x (measured)"
-    line = (
-        f"SpeCa: {totals.calls} calls: {totals.full} full, {totals.accepted} accepted, {totals.rejected} rejected; "
-        f"{speed}; cache {size(totals.cache_bytes)}{ending}"
-    )
-    if totals.accepted == 0:
+    line = f"SpeCa: {totals.calls} calls: {counted(totals)}; {speed}; cache {size(totals.cache_bytes)}{ending}"
+    if totals.accepted + totals.trusted == 0:
         line += f"; nothing skipped: {native or why_nothing_skipped(record)}"
     if totals.spending is not None and totals.spending.missed:
         line += f"; {totals.spending.missed}"
     return line
+
+
+def counted(totals: Totals) -> str:
+    """`11 full, 8 accepted, 7 trusted (not checked), 2 rejected`."""
+    trusted = f", {totals.trusted} trusted (not checked)" if totals.trusted else ""
+    return f"{totals.full} full, {totals.accepted} accepted{trusted}, {totals.rejected} rejected"
 
 
 def size(n_bytes: int) -> str:

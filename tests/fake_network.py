@@ -82,7 +82,13 @@ HEADER = RunHeader(
 )
 
 REUSE = SpeCaConfig(
-    threshold=0.25, order=1, noise_gain_limit=1.0, threshold_end_factor=1.0, accumulate_error=False, warmup_steps=2
+    threshold=0.25,
+    order=1,
+    noise_gain_limit=1.0,
+    threshold_end_factor=1.0,
+    accumulate_error=False,
+    warmup_steps=2,
+    check_every=1,
 )
 
 ONCE = replace(REUSE, warmup_steps=1)

@@ -14,7 +14,7 @@ from test_generic import WIDTH, Block, Unknown, model_with
 
 pytestmark = pytest.mark.comfy
 
-ACCEPT, REJECT = {"threshold": 1e9, "max_consecutive": 100}, {"threshold": 1e-12}
+ACCEPT, REJECT = {"threshold": 1e9, "max_consecutive": 100, "check_every": 1}, {"threshold": 1e-12}
 
 
 @pytest.fixture

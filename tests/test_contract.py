@@ -1,7 +1,8 @@
 """What SpeCa promises of every architecture. One suite, run over all of `contract_models.NAMES`.
 
 The models are genuine classes of ComfyUI with random weights: nothing here speaks of quality or of acceptance rates.
-Thresholds are therefore extreme: `ACCEPT` lets every forecast stand, `REJECT` none.
+Thresholds are therefore extreme: `ACCEPT` checks every forecast and lets it stand, `TRUST` every second, `REJECT` lets
+none stand.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ pytestmark = pytest.mark.comfy
 
 STEPS = 6
 WARM_UP = 2
-ACCEPT = {"threshold": 1e9, "order": 1, "threshold_end_factor": 1.0, "warmup_steps": WARM_UP, "max_consecutive": 100}
+ACCEPT = {
+    "threshold": 1e9,
+    "order": 1,
+    "threshold_end_factor": 1.0,
+    "warmup_steps": WARM_UP,
+    "max_consecutive": 100,
+    "check_every": 1,
+}
+TRUST = ACCEPT | {"check_every": 2}
 REJECT = ACCEPT | {"threshold": 1e-12}
 SOME = ACCEPT | {"max_consecutive": 1}
 
@@ -298,6 +307,17 @@ class TestContract:
                 assert all(0 < done < full for done, full in zip(skippable, in_full, strict=True))
             else:
                 assert not any(skippable)
+
+    def test_a_trusted_call_runs_none_of_the_network(self, subject: Subject) -> None:
+        work = Work(subject.tiny)
+        patcher = attached(subject.tiny.model_patcher, work, **TRUST)
+        with work.counting():
+            samples = sample(subject.tiny, patcher)
+        assert torch.isfinite(samples).all()
+        assert outcomes(patcher) == ["full", "full", "accepted", "trusted", "accepted", "trusted"]
+        for outcome, (skippable, verifying) in zip(outcomes(patcher), work.calls, strict=True):
+            assert (verifying > 0) == (outcome != "trusted")
+            assert outcome != "trusted" or not any(skippable)
 
     def test_one_call_is_computed_first(self, subject: Subject) -> None:
         accepting = attached(subject.tiny.model_patcher, **(ACCEPT | {"warmup_steps": 1}))

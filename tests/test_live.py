@@ -96,7 +96,15 @@ def call(index: int, rows=None, **changes):
 
 
 def totals(calls: int, **changes):
-    fields = {"full": calls, "accepted": 0, "rejected": 0, "seconds": 0.1 * calls, "speedup": None, "cache_bytes": 1024}
+    fields = {
+        "full": calls,
+        "accepted": 0,
+        "trusted": 0,
+        "rejected": 0,
+        "seconds": 0.1 * calls,
+        "speedup": None,
+        "cache_bytes": 1024,
+    }
     return events.Totals(calls=calls, **{**fields, **changes})
 
 

@@ -23,7 +23,14 @@ from tiny_models import _WAN, Prompt, Spec, TinyModel
 pytestmark = pytest.mark.comfy
 
 STEPS = 6
-ACCEPT = {"threshold": 1e9, "order": 1, "threshold_end_factor": 1.0, "warmup_steps": 2, "max_consecutive": 100}
+ACCEPT = {
+    "threshold": 1e9,
+    "order": 1,
+    "threshold_end_factor": 1.0,
+    "warmup_steps": 2,
+    "max_consecutive": 100,
+    "check_every": 1,
+}
 HIDREAM_O1 = Spec(
     "HiDreamO1",
     {

@@ -14,7 +14,7 @@ import tiny_models
 pytestmark = pytest.mark.comfy
 
 STEPS = 12
-ACCEPT = {"threshold": 1e9, "max_consecutive": 100}
+ACCEPT = {"threshold": 1e9, "max_consecutive": 100, "check_every": 1}
 REJECT = {"threshold": 1e-12}
 
 

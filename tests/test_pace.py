@@ -104,7 +104,7 @@ def test_a_batch_shares_the_time(splittable):
     record = spend(ASKED, n_samples=4, value=value, splittable=splittable)
     assert record.totals.speedup == pytest.approx(3.0, rel=0.12)
     assert record.totals.speedup >= 3.0 * (1 - GOAL)
-    n = [sum(call.rows[s].outcome != "accepted" for call in record.calls) for s in range(4)]
+    n = [sum(not call.rows[s].skipped for call in record.calls) for s in range(4)]
     assert (n[3] > 1.5 * n[0]) if splittable else (n[3] == n[0])
 
 
@@ -118,7 +118,7 @@ def test_time_lost_is_saved_later():
 
 def test_a_speed_out_of_reach_is_told_with_its_reason():
     """A check takes half of a computed call: 280 s would be 10 + 27 * 5 = 145 at the best."""
-    record = spend(replace(ASKED, max_consecutive=100), check=5.0)
+    record = spend(replace(ASKED, max_consecutive=100, check_every=1), check=5.0)
     assert record.totals.speedup == pytest.approx(280 / 145, rel=0.2)
     assert "with one call computed and 27 forecast it would be 1.93x" in record.totals.spending.missed
     assert "50% of a computed call's time" in record.totals.spending.missed
@@ -133,7 +133,7 @@ def test_forecasts_that_are_never_right_miss_the_target_and_say_so():
 def test_calls_that_must_be_computed_are_told():
     record = spend(replace(ASKED, start_percent=0.6))
     assert "of 28 calls had to be computed" in record.totals.spending.missed
-    assert record.totals.accepted > 5
+    assert record.totals.accepted + record.totals.trusted > 5
 
 
 def test_the_plan_before_the_run_gets_there():
@@ -168,7 +168,7 @@ def test_the_plan_before_the_run_gets_there():
     assert [spending.plan.calls for spending in heard] == list(range(27, -1, -1))
     assert all(0 < ahead <= spending.plan.calls for spending in heard for ahead in spending.plan.ahead)
     assert heard[-1].plan.ahead == ()
-    assert all(later.left < earlier.left for earlier, later in itertools.pairwise(heard))
+    assert all(later.left <= earlier.left for earlier, later in itertools.pairwise(heard))
 
 
 def test_threshold_mode_spends_nothing():

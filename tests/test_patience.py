@@ -14,7 +14,7 @@ def checks(errors: list[float], threshold: float = 1.0) -> list[int]:
     """The calls at which a check is made, if it would find these errors."""
     patience, made = Patience(), []
     for call, error in enumerate(errors):
-        if patience.out:
+        if patience.found > threshold:
             patience.computed()
             continue
         made.append(call)

@@ -36,7 +36,7 @@ def test_a_rejected_call_becomes_an_anchor():
 
 
 def test_no_accepted_error_exceeds_its_threshold():
-    config = SpeCaConfig(threshold=0.1, order=2, threshold_end_factor=3.0)
+    config = SpeCaConfig(threshold=0.1, order=2, threshold_end_factor=3.0, check_every=1)
     _, _, session = run(config, [10 - 0.5 * i for i in range(20)], value=lambda t, row: 2 + math.sin(t))
     rows = [call.rows[0] for call in session.tally.record().calls]
     assert {row.outcome for row in rows} == {"full", "accepted", "rejected"}

@@ -15,7 +15,9 @@ def test_the_log_line():
 
 
 def test_the_log_line_of_a_large_model_as_the_readme_has_it():
-    totals = Totals(calls=28, full=11, accepted=15, rejected=2, seconds=9.8, speedup=2.1, cache_bytes=170_000_000)
+    totals = Totals(
+        calls=28, full=11, accepted=15, trusted=0, rejected=2, seconds=9.8, speedup=2.1, cache_bytes=170_000_000
+    )
     line = summary_line(RunRecord(HEADER, "finished", (), totals))
     assert line == "SpeCa: 28 calls: 11 full, 15 accepted, 2 rejected; 2.1x (measured); cache 0.17 GB"
 

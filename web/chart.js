@@ -5,16 +5,16 @@
  * knows ComfyUI.
  *
  * Outcomes differ by shape before they differ by colour: a square is a computed call, a dot an accepted forecast, a
- * square with a triangle a rejected forecast and the computation that followed.
+ * ring one that was trusted unchecked, a square with a triangle a rejected forecast and the computation that followed.
  *
  * Where the true errors of a run are known, a second plot has them beside the judged ones, each of its call alone: what
  * stands under the threshold are sums.
  */
 
+import { DEAREST_FIRST, OUTCOMES } from "./reducer.js"
 import { reason } from "./words.js"
 
 const SVG = "http://www.w3.org/2000/svg"
-const DEAREST_FIRST = ["rejected", "full", "accepted"]
 
 /** Space in CSS pixels. */
 export const SPACE = {
@@ -272,7 +272,7 @@ export function describe(words, cell, run, names = null) {
   if (cell.items.length > 1) {
     const calls = cell.items.map(({ call }) => call.call + 1)
     parts.push(words("tip.calls", { first: Math.min(...calls), last: Math.max(...calls) }))
-    for (const outcome of ["full", "accepted", "rejected"]) {
+    for (const outcome of OUTCOMES) {
       const n = cell.items.filter(({ row }) => row.outcome === outcome).length
       if (n > 0) parts.push(`${n} ${words(`short.${outcome}`)}`)
     }
@@ -285,7 +285,7 @@ export function describe(words, cell, run, names = null) {
   const why = reason(words, row, run.settings)
   parts.push(why ? words("tip.outcome", { outcome: words(`short.${row.outcome}`), reason: why }) : words(`short.${row.outcome}`))
   // The figures that the reason does not say itself.
-  if (!["within", "over"].includes(row.reason)) {
+  if (!["within", "over", "unchecked"].includes(row.reason)) {
     if (row.error !== null) parts.push(words("tip.error", { error: words.number(row.error) }))
     if (row.threshold !== null) parts.push(words("tip.threshold", { threshold: words.number(row.threshold) }))
   }
@@ -523,7 +523,7 @@ function picture(shape, runs, words, active) {
   // One path for all errors of a kind: a thousand calls would be three thousand elements.
   const size = Math.max(1.6, Math.min(3.2, shape.binPitch * 0.45))
   for (const run of [0, 1]) {
-    for (const kind of ["accepted", "full", "rejected"]) {
+    for (const kind of ["trusted", "accepted", "full", "rejected"]) {
       const marks = shape.marks.filter((mark) => mark.run === run && mark.kind === kind)
       if (marks.length === 0) continue
       const key = `${kind}${run}`
@@ -614,7 +614,7 @@ function cellShape({ x, y, w, h, kind, narrow }) {
   const cy = y + h / 2
   if (narrow) {
     // Too narrow for shapes: heights tell the outcomes apart.
-    const tall = { full: [0, h], accepted: [h * 0.36, h * 0.28], rejected: [-3, h + 3] }[kind]
+    const tall = { full: [0, h], accepted: [h * 0.36, h * 0.28], trusted: [h * 0.44, h * 0.12], rejected: [-3, h + 3] }[kind]
     const bar = { x, y: y + tall[0], width: w, height: tall[1], rx: Math.min(1, w / 3) }
     if (kind !== "rejected") return [["rect", "bar", { ...bar, class: "speca-body" }]]
     return [
@@ -622,7 +622,7 @@ function cellShape({ x, y, w, h, kind, narrow }) {
       ["rect", "top", { ...bar, height: 6, class: "speca-sign" }]
     ]
   }
-  if (kind === "accepted") {
+  if (kind === "accepted" || kind === "trusted") {
     return [
       ["rect", "hit", { class: "speca-hit", x, y, width: w, height: h, rx: 3 }],
       ["circle", "dot", { class: "speca-body", cx, cy, r: Math.min(3, w / 2.6) }]

@@ -6,7 +6,7 @@
 import { createChart, geometry } from "./chart.js"
 import { isLive } from "./compare.js"
 import { fileName, toCsv, toJson } from "./export.js"
-import { totalsOf } from "./reducer.js"
+import { OUTCOMES, totalsOf } from "./reducer.js"
 import { compared, cost, counts, speedup, spending, truth } from "./words.js"
 
 const NODE_PADDING = 9
@@ -71,7 +71,7 @@ function createComparison({ onHeight }) {
 
 function createLegend() {
   const dom = element("div", "speca-legend")
-  const items = ["full", "accepted", "rejected", "truth"].map((kind) => {
+  const items = [...OUTCOMES, "truth"].map((kind) => {
     const item = element("span", "speca-key")
     const name = document.createElement("span")
     item.append(sign(kind), name)
@@ -419,7 +419,7 @@ function createRow() {
       write(settings, briefly(words, run))
       const ended = ["interrupted", "failed", "running"].includes(run.status)
       write(factor, speedup(words, totals) || "–")
-      write(count, ended ? words(`status.${run.status}`) : `${totals.full} / ${totals.accepted} / ${totals.rejected}`)
+      write(count, ended ? words(`status.${run.status}`) : OUTCOMES.map((outcome) => totals[outcome]).join(" / "))
       count.title = words("panel.calls")
       compare.hidden = !comparable
       compare.disabled = role === "A"

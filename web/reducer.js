@@ -6,7 +6,9 @@
  */
 
 export const VERSION = 1
-export const OUTCOMES = ["full", "accepted", "rejected"]
+export const OUTCOMES = ["full", "accepted", "trusted", "rejected"]
+/** A call of several samples is what its dearest one is. */
+export const DEAREST_FIRST = ["rejected", "full", "accepted", "trusted"]
 export const STATUSES = ["running", "finished", "interrupted", "failed"]
 
 const NO_ID = "00000000-0000-0000-0000-000000000000"
@@ -68,10 +70,12 @@ export function isIncomplete(run) {
   return run.calls.some((call, i) => call.call !== i || call.rows.length < Math.min(call.n_samples, MAX_ROWS))
 }
 
+const UNKNOWN = { seconds: null, speedup: null, cache_bytes: null }
+
 /** How often each outcome occurred: the server's count, or what the calls say where it is missing. */
 export function totalsOf(run) {
   if (run.totals) return run.totals
-  const totals = { calls: run.calls.length, full: 0, accepted: 0, rejected: 0, seconds: null, speedup: null, cache_bytes: null }
+  const totals = { calls: run.calls.length, full: 0, accepted: 0, trusted: 0, rejected: 0, ...UNKNOWN }
   for (const call of run.calls) totals[call.outcome] += 1
   return totals
 }
@@ -189,6 +193,7 @@ function withTotals(run, value) {
     calls,
     full: count(value.full) ?? 0,
     accepted: count(value.accepted) ?? 0,
+    trusted: count(value.trusted) ?? 0,
     rejected: count(value.rejected) ?? 0,
     seconds: number(value.seconds),
     speedup: number(value.speedup),
@@ -280,7 +285,7 @@ function callOf(value) {
     })
   }
   if (rows.length === 0) return null
-  const dearest = ["rejected", "full", "accepted"].find((outcome) => rows.some((row) => row.outcome === outcome))
+  const dearest = DEAREST_FIRST.find((outcome) => rows.some((row) => row.outcome === outcome))
   return {
     call: index,
     step: count(value.step),

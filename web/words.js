@@ -67,10 +67,11 @@ export function speedup(words, totals) {
   return totals.speedup === null ? "" : `${words.fixed(totals.speedup, totals.speedup < 9.95 ? 1 : 0)}×`
 }
 
-/** "28 calls: 8 full, 18 accepted, 2 rejected", or how far a running run is. */
+/** "28 calls: 8 full, 18 accepted, 2 rejected", with what was trusted, if any; or how far a running run is. */
 export function counts(words, run, totals) {
   const values = {}
-  for (const name of ["calls", "full", "accepted", "rejected"]) values[name] = words.number(totals[name], 9)
+  for (const name of ["calls", "full", "accepted", "trusted", "rejected"]) values[name] = words.number(totals[name], 9)
+  values.trusted = totals.trusted > 0 ? words("totals_trusted", values) : ""
   if (run.status !== "running" || !run.steps) return words("totals", values)
   const step = Math.min(run.steps, 1 + (run.calls.at(-1)?.step ?? -1))
   return words("totals_running", { ...values, step: words.number(step, 9), steps: words.number(run.steps, 9) })

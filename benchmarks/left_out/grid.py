@@ -11,6 +11,7 @@ from methods.speca import SpeCa
 GRID: dict[str, tuple[Any, ...]] = {
     "warmup_steps": (1, 2),
     "order": (1, 2),
+    "check_every": (1, 2),
 }
 """Field of `SpeCaConfig` -> values. A candidate takes one of each; what is not named here keeps its default."""
 

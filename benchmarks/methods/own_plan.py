@@ -35,7 +35,7 @@ def run_plan(subject: Subject, case: Case, batch: Batch, native: int, plan: Plan
     """SpeCa with full calls where `plan` has them, and wherever anchors allow no forecast."""
 
     def planned(config: Any, call: Any, streams: Sequence[Any], splittable: bool, threshold: float) -> list[Decision]:
-        of_all = situation(call, streams)
+        of_all = situation(config, call, streams)
         possible = of_all.verifiable and of_all.calls not in plan
         return [Decision("speculate" if possible else "full", "" if possible else "warm_up")] * call.n_samples
 

@@ -51,7 +51,10 @@ class SpeCa:
         for call in record.calls:
             for row in call.rows:
                 counts[row.sample][row.outcome] += 1
-        costs = [Cost(native, c["full"] * unit, c["accepted"] * unit, c["rejected"] * unit) for c in counts]
+        costs = [
+            Cost(native, c["full"] * unit, c["accepted"] * unit, c["rejected"] * unit, c["trusted"] * unit)
+            for c in counts
+        ]
         return Run(result.latents, costs, result.seconds, record.totals.cache_bytes // len(batch))
 
 

@@ -301,6 +301,17 @@ _TRAINED_ON_PICTURES: dict[str, Spec] = {
             noise_mean=-0.6,
         ),
         Spec(
+            name="dit-clipart-64",
+            family="DiT",
+            model_class="DiT",
+            unet=_dit(3, side=64, patch=4, width=96, heads=2, depth=12),
+            source="clipart",
+            depth=28,
+            size=64,
+            batch=6,
+            noise_mean=0.0,
+        ),
+        Spec(
             name="pixart-units",
             family="PixArt",
             model_class="PixArtSigma",

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs"
 import test from "node:test"
 
 import { describe, geometry, labelPlace, laneName, MAX_LANES, neighbour, SPACE } from "../../web/chart.js"
-import { emptyState, reduce } from "../../web/reducer.js"
+import { emptyState, reduce, totalsOf } from "../../web/reducer.js"
 import { bytes, cost, counts, makeWords, reason, speedup, spending, truth } from "../../web/words.js"
 
 const read = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"))
@@ -14,7 +14,7 @@ const { run_started, record, reasons } = read("./fixtures/events.json")
 
 const WIDTH = 400
 const row = (outcome, error = null, threshold = 0.2, sample = 0) => {
-  const reason = { full: "warm_up", accepted: "within", rejected: "over" }[outcome]
+  const reason = { full: "warm_up", accepted: "within", trusted: "unchecked", rejected: "over" }[outcome]
   return { sample, outcome, reason, ...(error === null ? {} : { error, threshold }) }
 }
 
@@ -345,6 +345,19 @@ test("a language that is not there is English, and no dictionary at all breaks n
   assert.equal(makeWords(dictionaries, "zh-TW")("threshold"), "阈值")
   assert.equal(makeWords(null, "en")("reason.warm_up"), "warm up")
   assert.equal(makeWords({}, "not a locale!").number(0.5), "0.5")
+})
+
+test("what was not checked says so, and is no accepted call", () => {
+  const calls = [[row("full")], [row("accepted", 0.05)], [row("trusted", 0.12)]]
+  const shown = run(calls)
+  const shape = geometry([shown], { width: WIDTH })
+  assert.deepEqual(shape.cells.map((cell) => cell.kind), ["full", "accepted", "trusted"])
+  assert.match(describe(words, shape.cells[2], shown), /trusted: not checked; an error of about 0\.12 was expected, within 0\.2/)
+  assert.deepEqual(shape.marks.map((mark) => mark.kind), ["accepted", "trusted"])
+  assert.equal(counts(words, shown, totalsOf(shown)), "3 calls: 1 full, 1 accepted, 1 trusted, 0 rejected")
+  // One call of two samples is what its dearest is.
+  const both = run([[row("full")], [row("trusted", 0.1, 0.2, 0), row("accepted", 0.1, 0.2, 1)]])
+  assert.equal(both.calls[1].outcome, "accepted")
 })
 
 test("totals in a line", () => {

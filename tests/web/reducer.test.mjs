@@ -229,7 +229,7 @@ test("a thousand calls, one by one", () => {
 
 test("without totals the calls are counted", () => {
   const totals = totalsOf(runOf(play({ ...calls, totals: null })))
-  assert.deepEqual([totals.calls, totals.full, totals.accepted, totals.rejected], [3, 1, 0, 2])
+  assert.deepEqual([totals.calls, totals.full, totals.accepted, totals.trusted, totals.rejected], [3, 1, 0, 0, 2])
   assert.equal(totals.speedup, null)
 })
 

@@ -48,8 +48,8 @@ class SpeCa(io.ComfyNode):
             category="SpeCa",
             essentials_category="Image Generation",
             search_aliases=ALIASES,
-            description="Speeds up a diffusion transformer: forecasts steps instead of computing them, checks every "
-            "forecast with the model's own last block, and computes what fails the check. Connect it between "
+            description="Speeds up a diffusion transformer: forecasts steps instead of computing them, checks the "
+            "forecasts with the model's own last block, and computes what fails the check. Connect it between "
             "the model (and its LoRAs) and the sampler.",
             inputs=[
                 io.Model.Input(

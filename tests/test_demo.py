@@ -57,7 +57,7 @@ def test_the_demo_shows_both_pictures_and_the_numbers(graphs: comfy_env.Graphs, 
     run = told["run"]
     assert run["calls"] == 28
     # Fewer than two in three calls may be computed.
-    assert run["accepted"] >= run["calls"] / 3
+    assert run["accepted"] + run["trusted"] >= run["calls"] / 3
     assert told["psnr"] >= 30, told["summary"]
     assert len(result.outputs[COMPARE]["images"]) == 1
 

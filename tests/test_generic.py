@@ -208,7 +208,9 @@ def run(tiny: tiny_models.TinyModel, **settings: Any) -> tuple[torch.Tensor, Any
     from speca.comfyui.attach import attach, attachment_of
     from speca.config import SpeCaConfig
 
-    patcher = attach(tiny.model_patcher, SpeCaConfig(**({"order": 1, "accumulate_error": False} | settings)))
+    patcher = attach(
+        tiny.model_patcher, SpeCaConfig(**({"order": 1, "accumulate_error": False, "check_every": 1} | settings))
+    )
     samples = tiny_models.ksample(patcher, *tiny[1:], steps=8)
     return samples, attachment_of(patcher).run_of()
 

@@ -47,7 +47,7 @@ def test_a_keyframe_starts_anew():
     assert changes[0] == 0
     assert len(changes) == 2
     assert changes[1] > 5
-    assert set(reasons) == {"warm_up", "within"}
+    assert set(reasons) == {"warm_up", "within", "unchecked"}
 
 
 def test_a_schedule_that_stays_the_same_is_one_run():

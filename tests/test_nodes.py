@@ -17,7 +17,7 @@ WIDGETS = {
     "SpeCa": [
         *("threshold", "order", "threshold_end_factor", "accumulate_error", "warmup_steps", "max_consecutive"),
         *("start_percent", "end_percent", "error_metric", "forecaster", "cache_device"),
-        *("mode", "target_speedup", "saved_settings"),
+        *("mode", "target_speedup", "saved_settings", "check_every"),
     ],
     "SpeCaReport": [],
     "SpeCaCompare": ["true_errors"],

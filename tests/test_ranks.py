@@ -154,10 +154,10 @@ class TestOneOfTwoSessions:
     def test_alone(self) -> None:
         rows, asked = self.run({})
         assert [row.outcome for row in rows] == ["full", "full", "accepted"]
-        assert asked == [[1.0], [1.0], [0.0], [pytest.approx(1 / 11)]]
+        assert asked == [[2.0], [2.0], [1.0], [pytest.approx(1 / 11)]]
 
     def test_what_one_will_not_speculate_on_none_does(self) -> None:
-        rows, asked = self.run({2: 1.0})
+        rows, asked = self.run({2: 2.0})
         assert (rows[2].outcome, rows[2].reason) == ("full", "with_rejected")
         assert len(asked) == 3
 

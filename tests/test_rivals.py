@@ -701,7 +701,7 @@ def test_what_is_put_right_brings_a_trained_model_nearer_to_its_uncached_picture
     uncached = sample(subject.patcher, subject, case, batch).latents
 
     def run():
-        made = SpeCa((("threshold", 0.06),)).run(subject, case, batch, 28)
+        made = SpeCa((("threshold", 0.06), ("check_every", 1))).run(subject, case, batch, 28)
         computed = max(cost.full + cost.rejected for cost in made.costs)
         return computed, sum(psnr(subject.picture(made.latents), subject.picture(uncached))) / 2
 

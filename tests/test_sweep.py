@@ -45,12 +45,13 @@ def test_a_table_and_a_plot_of_every_run(graphs: Any, output: Path, calls: list[
     ]  # fmt: skip
     for strict, generous in zip(rows[::2], rows[1::2], strict=True):
         assert float(strict["psnr_db"]) > float(generous["psnr_db"]) > 10
-        assert int(strict["accepted"]) < int(generous["accepted"])
+        skipped = [int(row["accepted"]) + int(row["trusted"]) for row in (strict, generous)]
+        assert skipped[0] < skipped[1]
         assert strict["seconds_uncached"] == generous["seconds_uncached"]
     assert rows[0]["psnr_db"] != rows[2]["psnr_db"]
-    # Each seed once without SpeCa; a rejected call is two.
-    rejected = sum(int(row["rejected"]) for row in rows)
-    assert len(calls) == 1 + 2 * STEPS + 4 * STEPS + rejected
+    # Each seed once without SpeCa; a rejected call is two, a trusted one none.
+    rejected, trusted = (sum(int(row[name]) for row in rows) for name in ("rejected", "trusted"))
+    assert len(calls) == 1 + 2 * STEPS + 4 * STEPS + rejected - trusted
 
 
 @pytest.mark.parametrize(

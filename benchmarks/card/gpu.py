@@ -5,11 +5,11 @@
     python benchmarks/card/gpu.py --table FILE ...       a table of kept figures; a network in two files is the first's
 
 Random weights cost what trained ones cost; nothing about quality or acceptance can be read off them. For each
-network: milliseconds of an uncached step, of a full, an accepted and a rejected one with SpeCa attached, of the parts
-of an accepted one, the cache's size, and the speedup that follows at a given acceptance. A step is everything between
-the sampler and the network and back (`PREDICT_NOISE`): guidance, ComfyUI's own work and SpeCa's. One case makes ComfyUI
-believe in a card of 12 GB, so that most weights are fetched from system memory in every call. The result is a JSON file
-in `benchmarks/results`, named after the device.
+network: milliseconds of an uncached step, of a full, an accepted, a trusted and a rejected one with SpeCa attached, of
+the parts of an accepted one, the cache's size, and the speedup that follows at a given acceptance. A step is everything
+between the sampler and the network and back (`PREDICT_NOISE`): guidance, ComfyUI's own work and SpeCa's. One case makes
+ComfyUI believe in a card of 12 GB, so that most weights are fetched from system memory in every call. The result is a
+JSON file in `benchmarks/results`, named after the device.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Figures:
     native_ms: float | None = None
     full_ms: float | None = None
     accepted_ms: float | None = None
+    trusted_ms: float | None = None
     last_block_ms: float | None = None
     """A step of the unpatched model that runs its last block alone: what no accepted one can be faster than."""
     rejected_ms: float | None = None
@@ -310,7 +311,7 @@ def _measure_calls(
     native = [native[-1]] if figures.brief else []
     shortened: list[float] = []
 
-    times: dict[str, list[float]] = {"full": [], "accepted": [], "rejected": []}
+    times: dict[str, list[float]] = {"full": [], "accepted": [], "trusted": [], "rejected": []}
     block_ms: list[float] = []
     _reset_peak(device)
     for n in range(rounds):
@@ -320,9 +321,14 @@ def _measure_calls(
             native += _native_steps(network, patcher, clock, 4)
         with exchanged_forwards(anatomy.untouched):
             shortened += _native_steps(network, patcher, clock, 5)
-        # Three anchors, then forecasts that all stand; then forecasts that all fail, of which each leaves an anchor.
+        # Three anchors, then forecasts that all stand; such of which only the first is checked; then forecasts that all
+        # fail, of which each leaves an anchor.
         with timed_block(anatomy, clock, block_ms if last else []):
             _run(figures, network, patcher, clock, times, 1e30, ORDER + 1, 2 if figures.brief else 5)
+        checked_once: dict[str, list[float]] = {"full": [], "accepted": [], "trusted": times["trusted"]}
+        _run(
+            figures, network, patcher, clock, checked_once, 1e30, ORDER + 1, 2 if figures.brief else 5, check_every=100
+        )
         _run(figures, network, patcher, clock, times, 1e-30, 2, 2 if figures.brief else 4)
     figures.peak_bytes["speca"] = _peak(device)
     figures.native_ms, figures.last_block_ms = median(native), median(shortened)
@@ -330,6 +336,8 @@ def _measure_calls(
     figures.calls = {outcome: len(taken) for outcome, taken in times.items()}
     if times["accepted"]:
         figures.accepted_ms = median(times["accepted"])
+    if times["trusted"]:
+        figures.trusted_ms = median(times["trusted"])
     if times["rejected"]:
         figures.rejected_ms = median(times["rejected"])
     if device.type == "cuda" and not figures.brief:
@@ -359,6 +367,7 @@ def _run(
     warmup: int,
     further: int,
     cache_device: str = "gpu",
+    check_every: int = 1,
 ) -> None:
     """One sampling run with `warmup` full calls and `further` ones; their milliseconds go to `times`, by outcome."""
     from speca.comfyui.attach import attach, attachment_of
@@ -372,6 +381,7 @@ def _run(
         noise_gain_limit=1e6,
         threshold_end_factor=1.0,
         cache_device=cache_device,
+        check_every=check_every,
     )
     taken: list[float] = []
     patched = attach(watched(patcher, clock, taken), config)
@@ -491,6 +501,10 @@ def derived(figures: Figures) -> dict[str, Any]:
         goal = 1 / figures.blocks + ACCEPTED_GOAL_OVER_ONE_BLOCK
         found["accepted_goal"] = goal
         found["accepted_goal_met"] = accepted / full <= goal
+        if figures.trusted_ms is not None:
+            found["trusted_share"] = figures.trusted_ms / full
+            half = (accepted + figures.trusted_ms) / 2 / full
+            found["speedup_at_acceptance_with_every_second_trusted"] = {f"{a:g}": speedup(a, half) for a in ACCEPTANCES}
         if figures.last_block_ms is not None:
             found["last_block_share"] = figures.last_block_ms / full
         verification = sum(figures.parts_ms.get(name, 0.0) for name in ("block", "compare", "forecast_output"))
@@ -571,9 +585,9 @@ def main() -> None:
 def table(results: Iterable[dict[str, Any]]) -> str:
     """Markdown, a line for each network, from what `main` wrote."""
     lines = [
-        "| network | device | uncached, ms | its last block alone | accepted | full | rejected | verification "
-        "| cache, GB | at 80 % accepted |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | device | uncached, ms | its last block alone | accepted | trusted | full | rejected "
+        "| verification | cache, GB | at 80 % accepted |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     shown: set[str] = set()
     for result in results:
@@ -592,6 +606,7 @@ def table(results: Iterable[dict[str, Any]]) -> str:
                 f"{native:,.1f}",
                 share("last_block_ms"),
                 share("accepted_ms"),
+                share("trusted_ms"),
                 share("full_ms"),
                 share("rejected_ms"),
                 f"{shares['verification_share']:.1%}",
@@ -615,7 +630,8 @@ def in_words(figures: Figures) -> str:
     text = (
         f"{figures.name}: {figures.blocks} blocks; uncached {ms(figures.native_ms)} ms, last block alone "
         f"{ms(figures.last_block_ms)}; full {ms(figures.full_ms)}, accepted {ms(figures.accepted_ms)} (anchors in "
-        f"system memory {ms(figures.accepted_anchors_in_system_memory_ms)}), rejected {ms(figures.rejected_ms)}; "
+        f"system memory {ms(figures.accepted_anchors_in_system_memory_ms)}), trusted {ms(figures.trusted_ms)}, "
+        f"rejected {ms(figures.rejected_ms)}; "
         f"parts {parts}; cache {(figures.cache_bytes or 0) / 1e9:.3f} GB; peak memory {peaks}"
     )
     if "accepted_share" in found:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from speca.tuning import Figures, Goal, Search, Settings, first, psnr_of, verdict
+from speca.config import SpeCaConfig
+from speca.tuning import Figures, Goal, Search, Settings, first, foreseen, psnr_of, verdict
 from test_compare import counted, decode_clips, edited, left_behind
 
 pytestmark = pytest.mark.comfy
@@ -100,16 +101,18 @@ def test_a_replay_is_a_run_but_for_what_full_calls_give(
 ) -> None:
     """Where the network itself gives that, all that a run then does is foreseen: decisions, what the sampler makes of
     errors, what is put right, and the picture."""
+    import speca.comfyui.tune
     import speca.recording
 
     if model == VIDEO:
         decode_clips(monkeypatch)
     monkeypatch.setattr(speca.recording, "RecordedNetwork", lambda network, exact: network)
+    monkeypatch.setattr(speca.comfyui.tune, "foreseen", lambda replayed, *_: replayed)
     asked = {key: node for key, node in graph(model, goal="PSNR at least", psnr=34.0).items() if int(key) <= 13}
-    (run,) = tuned(graphs.run(asked))["runs"]
-    predicted, measured = run["predicted"], run["measured"]
-    assert (predicted["computed"], predicted["rejected"]) == (measured["computed"], measured["rejected"])
-    assert predicted["psnr"] == pytest.approx(measured["psnr"], abs=0.2)
+    for run in tuned(graphs.run(asked))["runs"]:  # more than one where it ends a little short of the goal
+        predicted, measured = run["predicted"], run["measured"]
+        assert (predicted["computed"], predicted["rejected"]) == (measured["computed"], measured["rejected"])
+        assert predicted["psnr"] == pytest.approx(measured["psnr"], abs=0.2)
 
 
 def test_the_closest_picture_at_a_speed(graphs: Any) -> None:
@@ -272,7 +275,7 @@ class TestSearch:
         search.measure(Settings(0.1, 2, 1), Figures(2.125, 43.0, 20, 8, 0))
         assert search.next_run() is None
         assert search.chosen().settings == Settings(0.1, 2, 1)
-        assert search.chosen().predicted == Figures(pytest.approx(2.125), pytest.approx(43.66, abs=0.01), 20, 8, 0)
+        assert search.chosen().predicted == Figures(pytest.approx(2.125), pytest.approx(43.0), 20, 8, 0)
 
     def test_psnr(self) -> None:
         search = self.search(Goal("psnr", 40.0))
@@ -294,6 +297,16 @@ class TestSearch:
 
         assert Settings(0.033, 1, 2) in first(SpeCaConfig(threshold=0.033, order=1, warmup_steps=2))
         assert all(settings.threshold > 0 for settings in first(SpeCaConfig(threshold=0.0)))
+
+    def test_a_replay_and_what_the_threshold_asks_for_count_alike(self) -> None:
+        """At 0.1 a latent is off by 1.49 % of itself; of one that a replay sees off by a quarter of that, half is foreseen."""
+        config = SpeCaConfig(threshold=0.1)
+        assert foreseen(0.25 * 0.0149, 1.0, config) == pytest.approx(0.5 * 0.0149, rel=0.01)
+        assert foreseen(0.5 * 0.0149, 2.0, config) == pytest.approx(2 * 0.5 * 0.0149, rel=0.01)
+        assert foreseen(0.0, 1.0, config) == 0.0
+        # Where a threshold means something else, the replay alone tells.
+        for other in ({"accumulate_error": False}, {"threshold_end_factor": 2.0}, {"error_metric": "cosine"}):
+            assert foreseen(0.25, 1.0, SpeCaConfig(threshold=0.1, **other)) == 0.25
 
     def test_decibels_of_an_error(self) -> None:
         assert psnr_of(0.1, 6.0) == pytest.approx(26.0)

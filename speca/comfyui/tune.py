@@ -19,7 +19,7 @@ from ..clock import RunClock
 from ..config import SpeCaConfig
 from ..events import RunRecord
 from ..recording import Recording, prices, seconds_of
-from ..tuning import MAX_RUNS, Goal, Search, Settings, figures, first, psnr_of
+from ..tuning import MAX_RUNS, Goal, Search, Settings, figures, first, foreseen, psnr_of
 from .asked import Asked, Latent
 from .attach import attachment_on, standing_aside, with_settings
 from .compare import run_since
@@ -104,7 +104,7 @@ class Tuning:
         self, goal: Goal, config: SpeCaConfig, uncached: float, reference: Latent, recording: Recording
     ) -> Search:
         """Replays, each time of what the earlier ones make worth it."""
-        search = Search(goal)
+        search, size = Search(goal), _rms(reference["samples"])
 
         def replayed(candidates: Iterable[Settings]) -> dict[Settings, tuple[RunRecord, Tensor]]:
             """Each with how far off its final latent is."""
@@ -116,7 +116,8 @@ class Tuning:
         def add(replays: Mapping[Settings, tuple[RunRecord, Tensor]]) -> None:
             for settings, (record, error) in replays.items():
                 speedup = price.uncached(len(record.calls)) / seconds_of(record, price)
-                search.add(settings, figures(record, speedup, psnr_of(_rms(error), at_one)))
+                off_by = foreseen(_rms(error), size, settings.on(config))
+                search.add(settings, figures(record, speedup, psnr_of(off_by, at_one)))
 
         replays = replayed(first(config))
         price = prices(recording, uncached, [record for record, _ in replays.values()])

@@ -2,7 +2,7 @@
 `verify`.
 
 Every forecast rests on the same anchors as the one before it, so what a check found holds for the next one too, but for
-some growth. Where that stays within the threshold, the next check would be paid for to hear the same: the call is
+how much farther that reaches. Where it stays within the threshold, the next check would be paid for to hear the same: the call is
 answered without running any of the network, and the check after it sees where that has led. Of so many calls as one
 block is of the network, each check costs as many computed ones: 1 in 28 on a DiT, and half of a real card's time goes
 into what lies around the block.
@@ -113,7 +113,7 @@ def situation(config: SpeCaConfig, call: Call, streams: Sequence[Stream]) -> Sit
         progress=call.progress,
         expected_error=max(expected_error(call, s) for s in streams),
         in_vain=max(s.patience.found for s in streams) if call.renoised else 0.0,
-        trusted=max(s.errors.trusted(s.weight(call), call.renoised) for s in streams) if trusting else None,
+        trusted=max(trusted_error(call, s) for s in streams) if trusting else None,
     )
 
 
@@ -129,6 +129,15 @@ def expected_error(call: Call, stream: Stream) -> float:
     if stream.in_a_row == 0 or stream.direct_share is None or call.renoised:
         return 0.0
     return stream.errors.expected(stream.weight(call), call.renoised)
+
+
+def trusted_error(call: Call, stream: Stream) -> float:
+    """The sum of errors after a forecast that is not checked, by what the last check found and how far each reaches.
+
+    Taken to grow by a fifth, as sums do, it is 0.5 dB better at equal speed on six of the zoo's models; but of what is
+    forecast in situations of real use 1.4 % are then wrong in silence, in the place of 0.3 (benchmarks/results/truth.md).
+    """
+    return stream.errors.trusted(stream.weight(call), call.renoised, stream.farther(call))
 
 
 def needs_anchor(config: SpeCaConfig, progress: float) -> bool:

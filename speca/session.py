@@ -92,7 +92,7 @@ class Session:
             answered = answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked])
             parts.append(answered)
             for row, beside in beside_direct(answered, speculated).items():
-                streams[row].beside = beside
+                streams[row].taught(call, beside)
         if computed:
             for row in call.rows_of(self._together.apart(call, computed)):
                 streams[row].stays_astray()

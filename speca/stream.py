@@ -53,7 +53,7 @@ class Stream:
     calls: made so far. in_a_row: forecasts kept since the last full call, unchecked: since the last check. errors:
         theirs, summed.
     beside: what the last answer that was checked adds to the direct forecast, (1, C, ...) per tensor; None if there is
-        none of the anchors at hand.
+        none of the anchors at hand. reach: how far that lay from the newest anchor, in time.
     round: the sampler's evaluation in which it was last called. seen: that call, where only it can tell of a jump.
     """
 
@@ -68,6 +68,7 @@ class Stream:
         self.unchecked = 0
         self.errors = ErrorSum()
         self.beside: Tensors | None = None
+        self.reach = 0.0
         self.round = 0
         self.seen: Seen | None = None
         self.undecided = Undecided()
@@ -139,6 +140,16 @@ class Stream:
 
     def _begin_gap(self) -> None:
         self.in_a_row, self.unchecked, self.errors, self.beside = 0, 0, ErrorSum(), None
+
+    def taught(self, call: Call, beside: Tensors) -> None:
+        """What a check has found, see `beside`. One at the newest anchor's own time (heun, repeated sigmas) reaches
+        nowhere, and tells nothing of one that does."""
+        self.reach = abs(call.time - self.history.times[-1])
+        self.beside = beside if self.reach > 0 else None
+
+    def farther(self, call: Call) -> float:
+        """How many times as far as the last check's the forecast of this call reaches, at least once."""
+        return max(abs(call.time - self.history.times[-1]) / self.reach, 1.0)
 
     def trusting(self, check_every: int) -> bool:
         """Whether the next forecast may go unchecked: the last check was not too long ago, and of the same anchors."""

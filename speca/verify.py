@@ -137,9 +137,9 @@ class ErrorSum:
         """The sum after the next forecast, if that adds as much as the last one. It reaches farther, so adds more."""
         return self.carried(renoised) + weight * self.added
 
-    def trusted(self, weight: float, renoised: bool) -> float:
-        """The sum after a forecast that is not checked: it is taken to add more than the last one did, as sums grow."""
-        return self.carried(renoised) + weight * growth(renoised) * self.added
+    def trusted(self, weight: float, renoised: bool, farther: float) -> float:
+        """The sum after a forecast that is not checked: what the last one added, as much more as it reaches `farther`."""
+        return self.carried(renoised) + weight * farther * self.added
 
     def after(self, total: float, weight: float, renoised: bool, accumulate: bool) -> ErrorSum:
         """With a forecast more, accepted at `total`."""

@@ -37,17 +37,17 @@ IN_CI = {
 STEPS_IN_CI = 10
 
 TAIL, TAIL_OF_ONE = 0.01, 0.1
-"""The share of accepted calls that may break the rule: of all situations together, and of one."""
+"""The share of forecast calls that may break the rule: of all situations together, and of one."""
 
 TABLE = kept_table.Table(
     "truth",
     "Situations of real use, default threshold, 20 steps: the network beside every call (`python dev.py test --full"
-    " tests/test_situations.py`).\nAn accepted call *costs* its true error by its weight; *true / judged* is that over"
-    " what the check took it for. Over 3 it is *harmless* where the\nsum with the truth is within the threshold, else"
-    " *silent*. dB: the worst picture against the uncached one.",
+    " tests/test_situations.py`).\nAn accepted or trusted call *costs* its true error by its weight; *true / judged* is"
+    " that over what the check took it for. Over 3 it is\n*harmless* where the sum with the truth is within the"
+    " threshold, else *silent*. dB: the worst picture against the uncached one.",
     (
-        *("model", "situation", "calls", "accepted", "rejected", "true / judged, median", "worst", "over 3, harmless"),
-        *("silent", "worst sum with the truth / threshold", "dB", "why native"),
+        *("model", "situation", "calls", "accepted", "trusted", "rejected", "true / judged, median", "worst"),
+        *("over 3, harmless", "silent", "worst sum with the truth / threshold", "dB", "why native"),
     ),
 )
 
@@ -70,7 +70,7 @@ def test_situations_are_enough() -> None:
 def in_the_tail(calls: list[truth.Told]) -> bool:
     """Of one situation's calls: whether those that break the rule are as few and as harmless as the estimate's tail."""
     silent = truth.silent(calls)
-    few = len(silent) <= max(1, TAIL_OF_ONE * len(truth.accepted(calls)))
+    few = len(silent) <= max(1, TAIL_OF_ONE * len(truth.forecast(calls)))
     return few and all(call.sum_with_truth <= truth.TOO_FAR * call.threshold for call in silent)
 
 
@@ -85,7 +85,7 @@ def test_no_accepted_call_is_wrong_in_silence(model: str, name: str, request: py
         pytest.skip(f"{model} {missing}")
     with truth.told() as calls:
         situations.SITUATIONS[name](scene)
-    seen.setdefault(model, []).extend(truth.accepted(calls))
+    seen.setdefault(model, []).extend(truth.forecast(calls))
     if full:
         keep(model, name, calls, scene, plain)
     for picture, reference in zip(scene.pictures, plain.pictures, strict=True):
@@ -103,21 +103,22 @@ def test_anchors_of_another_stream_are_seen(monkeypatch: pytest.MonkeyPatch) -> 
     with truth.told() as calls:
         situations.SITUATIONS["guidance by a perturbed network"](scene)
     assert not in_the_tail(calls)
-    assert len(truth.silent(calls)) > len(truth.accepted(calls)) / 3
+    assert len(truth.silent(calls)) > len(truth.forecast(calls)) / 3
 
 
 def keep(model: str, name: str, calls: list[truth.Told], scene: Any, plain: Any) -> None:
-    accepted = truth.accepted(calls)
-    far = [call for call in accepted if call.ratio > truth.TOO_FAR]
+    forecast = truth.forecast(calls)
+    far = [call for call in forecast if call.ratio > truth.TOO_FAR]
     silent = truth.silent(calls)
     worst = min(truth.psnr(p, q) for p, q in zip(scene.pictures, plain.pictures, strict=True))
     native = {record.header.native for record in scene.records if record.header.native}
     TABLE.keep(
-        *(model, name, len(calls), len(accepted), sum(call.outcome == "rejected" for call in calls)),
-        statistics.median(call.ratio for call in accepted) if accepted else "-",
-        max((call.ratio for call in accepted), default="-"),
+        *(model, name, len(calls)),
+        *(sum(call.outcome == outcome for call in calls) for outcome in ("accepted", "trusted", "rejected")),
+        statistics.median(call.ratio for call in forecast) if forecast else "-",
+        max((call.ratio for call in forecast), default="-"),
         *(len(far) - len(silent), len(silent)),
-        max((call.sum_with_truth / call.threshold for call in accepted), default="-"),
+        max((call.sum_with_truth / call.threshold for call in forecast), default="-"),
         *(f"{worst:.1f}", "; ".join(sorted(native)) or "-"),
     )
 

@@ -53,12 +53,13 @@ def test_a_trusted_answer_goes_on_as_the_last_check_found_that_forecasts_are_off
     assert outputs[2:] == pytest.approx([3.5, 4.5])
 
 
-def test_what_is_trusted_counts_as_the_last_check_grown_by_a_fifth_and_is_said_so():
-    """An accepted error e adds 1.2 e and is carried on as 1.2 e: 2.4 e. The check after it carries 1.2 times that."""
+def test_what_is_trusted_counts_as_much_more_as_it_reaches_farther_and_is_said_so():
+    """An error e is accepted one step from the newest anchor; two steps from it 2 e are added, to 1.2 e that are carried
+    on. The check after it carries 1.2 times that."""
     rows, *_ = play(TRUSTING, [0.0, 1.0, 2.0, 3.0, 4.0], lambda time, row: 1 + time + 0.2 * (time >= 2))
     checked, trusted, after = rows[2:]
     assert (checked.outcome, trusted.outcome, after.outcome) == ("accepted", "trusted", "accepted")
-    assert trusted.error == pytest.approx(2.4 * checked.error)
+    assert trusted.error == pytest.approx(3.2 * checked.error)
     assert (trusted.reason, trusted.threshold) == ("unchecked", 1.0)
     assert not trusted.checked
     assert trusted.skipped
@@ -67,9 +68,9 @@ def test_what_is_trusted_counts_as_the_last_check_grown_by_a_fifth_and_is_said_s
 
 def test_what_would_pass_the_threshold_is_checked():
     _, found, *_ = (row.error for row in play(TRUSTING, [0.0, 1.0, 2.0, 3.0], bent)[0][1:])
-    just = replace(TRUSTING, threshold=2.4 * found)
+    just = replace(TRUSTING, threshold=3.2 * found * 1.001)
     assert outcomes(play(just, [0.0, 1.0, 2.0, 3.0], bent)[0])[3] == "trusted"
-    short = replace(TRUSTING, threshold=2.4 * found * 0.999)
+    short = replace(TRUSTING, threshold=3.2 * found * 0.999)
     assert outcomes(play(short, [0.0, 1.0, 2.0, 3.0], bent)[0])[3] != "trusted"
 
 
@@ -81,6 +82,17 @@ def test_nothing_is_trusted_after_a_computed_call_before_a_check():
     config = replace(TRUSTING, max_consecutive=2)
     rows, *_ = play(config, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     assert outcomes(rows) == ["full", "full", "accepted", "trusted", "full", "accepted", "trusted"]
+
+
+def test_a_check_at_an_anchors_own_time_is_no_reason_to_trust_a_call_at_another():
+    """The second call at time 1 is right to the last digit, for its own anchor says it all."""
+    session = Session(TRUSTING, HEADER)
+    for i, time in enumerate([0.0, 1.0, 1.0, 2.0, 3.0]):
+        latent = latent_of(torch.full((1, 4), 3.0), 0.5, 1.0)
+        session.evaluate(Call(time, time, i, 0.0, 1, ("s",), latent=latent), FakeNetwork(time, 1, lambda t, r: 1 + t))
+    rows = [call.rows[0] for call in session.tally.record().calls]
+    assert rows[2].error == pytest.approx(0.0, abs=1e-6)
+    assert outcomes(rows) == ["full", "full", "accepted", "accepted", "trusted"]
 
 
 def test_nothing_is_trusted_where_the_sampler_adds_noise():

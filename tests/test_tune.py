@@ -299,7 +299,7 @@ class TestSearch:
         assert all(settings.threshold > 0 for settings in first(SpeCaConfig(threshold=0.0)))
 
     def test_a_replay_and_what_the_threshold_asks_for_count_alike(self) -> None:
-        """At 0.1 a latent is off by 1.49 % of itself; of one that a replay sees off by a quarter of that, half is foreseen."""
+        """At 0.1 a latent is off by 1.49 % of itself; of one that a replay sees off by a quarter of that, half is."""
         config = SpeCaConfig(threshold=0.1)
         assert foreseen(0.25 * 0.0149, 1.0, config) == pytest.approx(0.5 * 0.0149, rel=0.01)
         assert foreseen(0.5 * 0.0149, 2.0, config) == pytest.approx(2 * 0.5 * 0.0149, rel=0.01)

@@ -26,7 +26,8 @@ class Told:
     """One sample of one call: what the session judged and how wrong its answer truly was, relative L2.
 
     true: of its worst row. cost: the same with its weight, as errors are judged. judged: what the check took `cost`
-    for. carried: what the forecasts before it counted for. All but `true` are None where nothing was checked.
+    for, or what was trusted to be it. carried: what the forecasts before it counted for. All but `true` are None where
+    the call was computed.
     """
 
     outcome: str
@@ -76,7 +77,7 @@ def told() -> Iterator[list[Told]]:
             rows = call.rows_of([sample])
             true, cost = max(errors[r] for r in rows), max(errors[r] * weights[r] for r in rows)
             found = Told(row.outcome, row.reason, true, call.sigma)
-            if row.outcome == "accepted":
+            if row.skipped:
                 before = max(carried[r] for r in rows)
                 found = Told(row.outcome, row.reason, true, call.sigma, cost, row.error - before, before, row.threshold)
             calls.append(found)
@@ -89,13 +90,14 @@ def told() -> Iterator[list[Told]]:
         Session.evaluate = native  # type: ignore[method-assign]
 
 
-def accepted(calls: list[Told]) -> list[Told]:
-    return [call for call in calls if call.outcome == "accepted"]
+def forecast(calls: list[Told]) -> list[Told]:
+    """Accepted or trusted."""
+    return [call for call in calls if call.cost is not None]
 
 
 def silent(calls: list[Told]) -> list[Told]:
-    """Accepted with a cost of over `TOO_FAR` times what was judged, and not `harmless`."""
-    return [call for call in accepted(calls) if not call.ratio <= TOO_FAR and not call.harmless]
+    """Forecast, with a cost of over `TOO_FAR` times what was judged, and not `harmless`."""
+    return [call for call in forecast(calls) if not call.ratio <= TOO_FAR and not call.harmless]
 
 
 def psnr(picture: Tensor, reference: Tensor) -> float:

@@ -2,10 +2,9 @@
 `verify`.
 
 Every forecast rests on the same anchors as the one before it, so what a check found holds for the next one too, but for
-how much farther that reaches. Where it stays within the threshold, the next check would be paid for to hear the same: the call is
-answered without running any of the network, and the check after it sees where that has led. Of so many calls as one
-block is of the network, each check costs as many computed ones: 1 in 28 on a DiT, and half of a real card's time goes
-into what lies around the block.
+how much farther that reaches. Where it stays within the threshold, the next check would be paid for to hear the same:
+the call is answered without running any of the network, and the check after it sees where that has led. A check is one
+block's work, of 26 to 60; on a card what lies around the block takes as long again.
 """
 
 from __future__ import annotations
@@ -134,8 +133,8 @@ def expected_error(call: Call, stream: Stream) -> float:
 def trusted_error(call: Call, stream: Stream) -> float:
     """The sum of errors after a forecast that is not checked, by what the last check found and how far each reaches.
 
-    Taken to grow by a fifth, as sums do, it is 0.5 dB better at equal speed on six of the zoo's models; but of what is
-    forecast in situations of real use 1.4 % are then wrong in silence, in the place of 0.3 (benchmarks/results/truth.md).
+    Taken to grow by a fifth, as sums do, it is 0.5 dB better at equal speed on six of the zoo's models; but 1.4 % of
+    what is forecast in situations of real use are then wrong in silence (benchmarks/results/truth.md has how many are).
     """
     return stream.errors.trusted(stream.weight(call), call.renoised, stream.farther(call))
 

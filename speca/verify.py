@@ -138,7 +138,8 @@ class ErrorSum:
         return self.carried(renoised) + weight * self.added
 
     def trusted(self, weight: float, renoised: bool, farther: float) -> float:
-        """The sum after a forecast that is not checked: what the last one added, as much more as it reaches `farther`."""
+        """The sum after a forecast that is not checked: it adds what the last one did, times how much `farther` it
+        reaches."""
         return self.carried(renoised) + weight * farther * self.added
 
     def after(self, total: float, weight: float, renoised: bool, accumulate: bool) -> ErrorSum:

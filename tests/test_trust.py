@@ -54,8 +54,8 @@ def test_a_trusted_answer_goes_on_as_the_last_check_found_that_forecasts_are_off
 
 
 def test_what_is_trusted_counts_as_much_more_as_it_reaches_farther_and_is_said_so():
-    """An error e is accepted one step from the newest anchor; two steps from it 2 e are added, to 1.2 e that are carried
-    on. The check after it carries 1.2 times that."""
+    """An error e is accepted one step from the newest anchor; two steps from it 2 e are added, to 1.2 e that are
+    carried on. The check after it carries 1.2 times that."""
     rows, *_ = play(TRUSTING, [0.0, 1.0, 2.0, 3.0, 4.0], lambda time, row: 1 + time + 0.2 * (time >= 2))
     checked, trusted, after = rows[2:]
     assert (checked.outcome, trusted.outcome, after.outcome) == ("accepted", "trusted", "accepted")

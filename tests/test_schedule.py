@@ -95,6 +95,12 @@ def test_a_repeated_sigma_costs_nothing_and_a_rising_one_what_a_falling_one_does
     assert min(weights) >= 0.0
 
 
+def test_the_last_step_is_known_where_the_steps_are():
+    schedule = Schedule((flow(1.0), flow(0.5)), 0.0)
+    assert [schedule.ends_at(step) for step in (0, 1, 2)] == [False, True, True]
+    assert not Schedule().ends_at(5)
+
+
 def test_what_cannot_be_weighed_weighs_one():
     assert error_weights([], 0.0, 3.0) == ()
     assert error_weights([eps(2.0), eps(2.0)], 2.0, 3.0) == (1.0, 1.0)

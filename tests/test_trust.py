@@ -9,6 +9,7 @@ from fake_network import HEADER, REUSE, FakeNetwork, latent_of
 from speca.call import Call
 from speca.config import SpeCaConfig
 from speca.policy import Situation, decide
+from speca.schedule import NoiseLevel, Schedule
 from speca.session import Session
 
 # The direct forecast is the line through the last two outputs; the last block tells `value`.
@@ -104,6 +105,15 @@ def test_nothing_is_trusted_where_the_sampler_adds_noise():
         session.evaluate(call, FakeNetwork(time, 1, lambda t, r: 4.0, embedded=1.0))
     assert "trusted" not in [call.rows[0].outcome for call in session.tally.record().calls]
     assert session.tally.totals().accepted > 1
+
+
+def test_the_last_call_is_never_trusted():
+    levels = tuple(NoiseLevel(1 - i / 4, i / 4, 1 - i / 4, 1.0, i / 4 - 1) for i in range(4))
+    session = Session(TRUSTING, HEADER)
+    for i in range(4):
+        call = Call(float(i), 1 - i / 4, i, 0.0, 1, ("s",), schedule=Schedule(levels, 0.0))
+        session.evaluate(call, FakeNetwork(float(i), 1, lambda t, r: 1 + t))
+    assert outcomes([call.rows[0] for call in session.tally.record().calls])[2:] == ["accepted", "accepted"]
 
 
 def test_a_latent_that_is_elsewhere_ends_the_trust():

@@ -590,21 +590,24 @@ def test_honesty_counts_how_often_the_true_error_is_larger():
     from studies import honesty
 
     told = honesty.told([(0.1, 0.05), (0.1, 0.15), (0.1, 0.25), (0.1, 0.35)])
-    assert told["accepted"] == 4
+    assert told["calls"] == 4
     assert told["median"] == pytest.approx(2.0)
     assert told["over"] == {"1": 0.75, "2": 0.5, "3": 0.25}
-    lines = honesty.table({"m": {"0.08": told, "0.2": honesty.told([])}}).splitlines()
-    assert lines[2] == "| m | 0.08 | 4 | 2.00 | 75% | 50% | 25% |"
-    assert lines[3].count("|") == lines[2].count("|")
+    none = honesty.told([])
+    lines = honesty.table({"m": {"0.08": {"accepted": told, "trusted": none}, "0.2": {"trusted": told}}}).splitlines()
+    assert lines[2:] == [
+        "| m | 0.08 | accepted | 4 | 2.00 | 75% | 50% | 25% |",
+        "| m | 0.2 | trusted | 4 | 2.00 | 75% | 50% | 25% |",
+    ]
 
 
-def test_honesty_sees_the_true_error_of_every_accepted_call(tiny):
+def test_honesty_sees_the_true_error_of_every_call_that_was_forecast(tiny):
     from measure.sampling import Case, batch_of
     from studies import honesty
 
-    pairs = honesty.accepted(tiny, Case(8), batch_of(tiny, 2), threshold=10.0)
-    assert len(pairs) > 2
-    assert all(judged >= 0 and true > 0 for judged, true in pairs)
+    found = honesty.forecast(tiny, Case(8), batch_of(tiny, 2), threshold=10.0)
+    assert all(found[kind] for kind in honesty.KINDS)
+    assert all(judged >= 0 and true > 0 for pairs in found.values() for judged, true in pairs)
 
 
 def test_samplers_are_held_against_fewer_steps_at_their_speed():

@@ -1,11 +1,11 @@
-"""How far off is what the panel calls an error? Accepted calls, judged and true.
+"""How far off is what the panel calls an error? Accepted and trusted calls, judged and true.
 
     python dev.py study honesty [--models flux-fluent,dit-clipart] [--steps 28] [--samples 4] [--thresholds 0.08,0.2]
 
-SpeCa runs as it is shipped; beside each accepted call the network is computed in full on the very same input
-(`speca.witness`). The *judged* error is what the check took that call's answer for, the *true* one is
-|answer - network| / |network|, both of that call alone, before weights and sums. The table says how often the true
-error exceeds the judged one, for each model.
+SpeCa runs as it is shipped; beside each call that was forecast the network is computed in full on the very same input
+(`speca.witness`). The *judged* error is what the check took that call's answer for, or what was trusted to be its
+error; the *true* one is |answer - network| / |network|, both of that call alone, before weights and sums. The table
+says how often the true error exceeds the judged one, for each model.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 from measure import environment
 
 FACTORS = (1.0, 2.0, 3.0)
+KINDS = ("accepted", "trusted")
 
 
-def accepted(subject: Any, case: Any, batch: Any, threshold: float) -> list[tuple[float, float]]:
-    """(judged, true) of every accepted sample of every call of a run."""
+def forecast(subject: Any, case: Any, batch: Any, threshold: float) -> dict[str, list[tuple[float, float]]]:
+    """(judged, true) of every sample of every call of a run that was forecast, by `KINDS`."""
     from measure.sampling import sample
     from speca.comfyui.attach import attach, attachment_of, witnessed
     from speca.config import SpeCaConfig
@@ -37,35 +38,35 @@ def accepted(subject: Any, case: Any, batch: Any, threshold: float) -> list[tupl
     record = attachment_of(patched).run_of()
     if record.header.native is not None:
         raise RuntimeError(f"{subject.name} ran natively: {record.header.native}")
-    return [(error.judged, error.true) for of_call in witness.seen.values() for error in of_call]
+    rows = [row for call in record.calls for row in call.rows if row.skipped]
+    return {kind: [(row.judged, row.true) for row in rows if row.outcome == kind] for kind in KINDS}
 
 
 def told(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Of (judged, true): how many, the median of true / judged, and the share over each of `FACTORS`."""
     if not pairs:
-        return {"accepted": 0}
+        return {"calls": 0}
     return {
-        "accepted": len(pairs),
+        "calls": len(pairs),
         "median": statistics.median(true / max(judged, 1e-12) for judged, true in pairs),
         "over": {f"{f:g}": sum(true > f * judged for judged, true in pairs) / len(pairs) for f in FACTORS},
     }
 
 
-def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """model -> threshold -> `told`, as Markdown."""
+def table(results: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> str:
+    """model -> threshold -> kind -> `told`, as Markdown; without those of which there are none."""
     lines = [
-        "| model | threshold | accepted | true / judged, median | "
+        "| model | threshold | kind | calls | true / judged, median | "
         + " | ".join(f"over {f:g}x" for f in FACTORS)
         + " |",
-        "| --- | --- | --- | --- |" + " --- |" * len(FACTORS),
+        "| --- | --- | --- | --- | --- |" + " --- |" * len(FACTORS),
     ]
     for model, by_threshold in results.items():
-        for threshold, of in by_threshold.items():
-            if not of["accepted"]:
-                lines.append(f"| {model} | {threshold} | 0 | " + " | " * len(FACTORS) + "|")
-                continue
-            shares = " | ".join(f"{share:.0%}" for share in of["over"].values())
-            lines.append(f"| {model} | {threshold} | {of['accepted']} | {of['median']:.2f} | {shares} |")
+        for threshold, by_kind in by_threshold.items():
+            for kind, of in by_kind.items():
+                if of["calls"]:
+                    shares = " | ".join(f"{share:.0%}" for share in of["over"].values())
+                    lines.append(f"| {model} | {threshold} | {kind} | {of['calls']} | {of['median']:.2f} | {shares} |")
     return "\n".join(lines)
 
 
@@ -82,19 +83,19 @@ def main() -> None:
     from measure.sampling import Case, batch_of
     from measure.subjects import load, trained
 
-    results: dict[str, dict[str, dict[str, Any]]] = {}
+    results: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     weights = {}
     for name in options.models.split(",") if options.models else trained():
         subject = load(name)
         weights[name] = subject.weights
         batch = batch_of(subject, options.samples, 300)
         for threshold in options.thresholds.split(","):
-            pairs = accepted(subject, Case(options.steps), batch, float(threshold))
-            results.setdefault(name, {})[threshold] = told(pairs)
+            found = forecast(subject, Case(options.steps), batch, float(threshold))
+            results.setdefault(name, {})[threshold] = {kind: told(pairs) for kind, pairs in found.items()}
     text = table(results)
     lines = [
-        f"Accepted calls of SpeCa's defaults, {options.steps} steps, euler, simple, {options.samples} samples: how",
-        "often an answer's true error (the network in full on the very same input) exceeds what the check took it for.",
+        f"Accepted and trusted calls of SpeCa's defaults, {options.steps} steps, euler, simple, {options.samples} samples:",
+        "how often an answer's true error (the network in full on the very same input) exceeds what it was judged to be.",
         "Both of one call, relative, before weights and sums.",
         "",
         text,

@@ -95,8 +95,8 @@ def main() -> None:
     text = table(results)
     lines = [
         f"Accepted and trusted calls of SpeCa's defaults, {options.steps} steps, euler, simple,",
-        f"{options.samples} samples: how often an answer's true error (the network in full on the very same input) exceeds",
-        "what it was judged to be.",
+        f"{options.samples} samples: how often an answer's true error (the network in full on the very same input)",
+        "exceeds what it was judged to be.",
         "Both of one call, relative, before weights and sums.",
         "",
         text,

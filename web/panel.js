@@ -535,6 +535,7 @@ function sign(kind) {
   const shapes = {
     full: [["rect", { x: 1, y: 1, width: 10, height: 10, rx: 2.5, class: "speca-body" }]],
     accepted: [["circle", { cx: 6, cy: 6, r: 3.2, class: "speca-body" }]],
+    trusted: [["circle", { cx: 6, cy: 6, r: 3, class: "speca-body" }]],
     rejected: [
       ["rect", { x: 1, y: 1, width: 10, height: 10, rx: 2.5, class: "speca-body" }],
       ["path", { d: "M6,2L10,9.4H2z", class: "speca-sign" }]

@@ -70,29 +70,24 @@ class Session:
         alone = decide_all(self.config, call, streams, network.splittable, threshold)
         decisions = self._with_all(self._together.decide(call, alone, network.splittable), network)
         rows = {sample: Row(sample, "full", d.reason, limit=d.limit) for sample, d in enumerate(decisions)}
-        trusted = [sample for sample, d in enumerate(decisions) if d.action == "trust"]
+        trusted, unchecked = self._trust(call, streams, network, decisions, threshold)
+        rows.update(trusted)
         hopeful = [sample for sample, d in enumerate(decisions) if d.action == "speculate"]
         speculated = None
         if hopeful:
             speculated, judged = self._speculate(call, streams, network, hopeful)
             rows.update(judged)
         accepted = [sample for sample, row in rows.items() if row.outcome == "accepted"]
-        computed = [sample for sample, row in rows.items() if sample not in (*accepted, *trusted)]
+        computed = [sample for sample, row in rows.items() if not row.skipped]
 
-        parts: list[Part] = []
+        parts: list[Part] = [] if unchecked is None else [unchecked]
         full_seconds = 0.0
-        if trusted:
-            for sample in trusted:
-                reason, error = decisions[sample].reason, decisions[sample].limit
-                rows[sample] = Row(sample, "trusted", reason, error=error, threshold=threshold)
-            of_trusted = call.rows_of(trusted)
-            parts.append(Part(of_trusted, forecast_output(self.config, call, streams, of_trusted, network.device)))
         if accepted and speculated is not None:
             picked = call.rows_of(accepted)
             answered = answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked])
             parts.append(answered)
             for row, beside in beside_direct(answered, speculated).items():
-                streams[row].taught(call, beside)
+                streams[row].taught(call, tuple(map(self._place, beside)))
         if computed:
             for row in call.rows_of(self._together.apart(call, computed)):
                 streams[row].stays_astray()
@@ -111,7 +106,7 @@ class Session:
         self._together.made(call, [not rows[sample].skipped for sample in range(call.n_samples)])
         self._pace.made(call)
         record = self.tally.count(call, rows, began, self._clock(), full_seconds, self.streams.nbytes, plan)
-        if self._witness is not None and (accepted or trusted):
+        if self._witness is not None and any(row.skipped for row in rows.values()):
             own = [stream.errors.added for stream in streams]
             self._witness.see(record, call.n_samples, own, output, network)
         return output
@@ -127,6 +122,32 @@ class Session:
         agreed = [DOUBTS[int(doubt)] for doubt in doubts]
         others = [Decision(action, "with_rejected" if action == "full" else "") for action in agreed]
         return [d if d.action == other.action else other for d, other in zip(decisions, others, strict=True)]
+
+    def _trust(
+        self,
+        call: Call,
+        streams: Sequence[Stream],
+        network: Network,
+        decisions: Sequence[Decision],
+        threshold: float,
+    ) -> tuple[dict[int, Row], Part | None]:
+        """What becomes of the samples that are to be trusted, and the answer for those that can be.
+
+        No check would see numbers that are not finite, so what holds any is computed.
+        """
+        trusted = {
+            sample: Row(sample, "trusted", d.reason, error=d.limit, threshold=threshold)
+            for sample, d in enumerate(decisions)
+            if d.action == "trust"
+        }
+        if not trusted:
+            return {}, None
+        rows = call.rows_of(list(trusted))
+        outputs = forecast_output(self.config, call, streams, rows, network.device)
+        finite = all(bool(tensor.isfinite().all()) for tensor in outputs)
+        if max(self._agree([float(not finite)], network.device)) > 0:
+            return {sample: Row(sample, "full", "not_finite") for sample in trusted}, None
+        return trusted, Part(rows, outputs)
 
     def _speculate(
         self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]

@@ -147,6 +147,16 @@ class Stream:
         self.reach = abs(call.time - self.history.times[-1])
         self.beside = beside if self.reach > 0 else None
 
+    @property
+    def nbytes(self) -> int:
+        """Of all that is kept of it."""
+        return self.history.nbytes + sum(t.numel() * t.element_size() for t in self.beside or ())
+
+    def move(self, place: Place) -> None:
+        """What is kept, to where `place` puts it."""
+        self.history.move(place)
+        self.beside = self.beside and tuple(map(place, self.beside))
+
     def farther(self, call: Call) -> float:
         """How many times as far as the last check's the forecast of this call reaches, at least once."""
         return max(abs(call.time - self.history.times[-1]) / self.reach, 1.0)
@@ -250,10 +260,10 @@ class Streams:
                 stream.start_anew()
 
     def move(self, place: Place) -> None:
-        """All anchors, to where anchors live now."""
+        """All that is kept, to where anchors live now."""
         with self._lock:
             for stream in self._by_key.values():
-                stream.history.move(place)
+                stream.move(place)
 
     @property
     def count(self) -> int:
@@ -262,9 +272,9 @@ class Streams:
 
     @property
     def nbytes(self) -> int:
-        """Of all anchors."""
+        """Of all streams."""
         with self._lock:
-            return sum(stream.history.nbytes for stream in self._by_key.values())
+            return sum(stream.nbytes for stream in self._by_key.values())
 
     def clear(self) -> None:
         with self._lock:

@@ -199,7 +199,7 @@ class Panel:
     def kinds(self) -> list[str]:
         """The outcomes of the cells drawn, row by row."""
         names = self.element.eval_on_selector_all(".speca-cell", "cells => cells.map(cell => cell.className.baseVal)")
-        return [re.search(r"speca-(full|accepted|rejected)", name)[1] for name in names]
+        return [re.search(r"speca-(full|accepted|trusted|rejected)", name)[1] for name in names]
 
     def choices(self) -> list[str]:
         return self.element.eval_on_selector_all(".speca-choice", "all => all.map(each => each.textContent)")
@@ -863,9 +863,9 @@ def test_compare_shows_the_run_without_speca_beside_it_and_leaves_the_graph_alon
     assert window.page.evaluate(shown) == outputs
     assert len(list(place.server.base.glob("output/**/*"))) == saved
 
-    # Of each accepted call its true error, in the chart, the tip and the legend.
+    # Of each call that was forecast its true error, in the chart, the tip and the legend.
     seen = [call["call"] for call in run["calls"] if "true" in call["rows"][0]]
-    assert seen == [call["call"] for call in run["calls"] if call["outcome"] == "accepted"]
+    assert seen == [call["call"] for call in run["calls"] if call["outcome"] in ("accepted", "trusted")]
     window.wait("([el, n]) => Number(el.querySelector('path.speca-truth')?.dataset.n) === n", panel.element, len(seen))
     panel.element.query_selector_all(".speca-cell")[seen[0]].hover()
     row = run["calls"][seen[0]]["rows"][0]

@@ -147,6 +147,25 @@ def test_of_several_processes_one_doubt_is_all_of_theirs():
     assert doubting.tally.totals().trusted == 0
 
 
+def test_numbers_that_are_not_finite_are_computed():
+    session = Session(TRUSTING, HEADER)
+    for i, time in enumerate([0.0, 1.0, 2.0, 3.0]):
+        if i == 3:
+            session.streams.of(Call(time, time, i, 0.0, 1, ("s",)))[0].beside = (torch.full((1, 4), torch.inf),)
+        (output,) = session.evaluate(Call(time, time, i, 0.0, 1, ("s",)), FakeNetwork(time, 1, lambda t, r: 1 + t))
+    row = session.tally.record().calls[-1].rows[0]
+    assert (row.outcome, row.reason) == ("full", "not_finite")
+    assert torch.equal(output, torch.full((1, 4), 4.0))
+
+
+def test_what_a_check_taught_is_kept_where_anchors_live_and_counted():
+    session = Session(TRUSTING, HEADER, place=lambda tensor: tensor.double())
+    for i, time in enumerate([0.0, 1.0, 2.0]):
+        before = session.streams.nbytes
+        session.evaluate(Call(time, time, i, 0.0, 1, ("s",)), FakeNetwork(time, 1, lambda t, r: 1 + t))
+    assert session.streams.nbytes - before == 4 * 8
+
+
 def test_totals_and_prices_know_the_third_kind():
     session = Session(TRUSTING, HEADER)
     for i, time in enumerate([0.0, 1.0, 2.0, 3.0]):

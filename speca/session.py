@@ -75,7 +75,8 @@ class Session:
         hopeful = [sample for sample, d in enumerate(decisions) if d.action == "speculate"]
         speculated = None
         if hopeful:
-            speculated, judged = self._speculate(call, streams, network, hopeful)
+            speculated, judged, checked_plan = self._speculate(call, streams, network, hopeful)
+            plan = checked_plan or plan
             rows.update(judged)
         accepted = [sample for sample, row in rows.items() if row.outcome == "accepted"]
         computed = [sample for sample, row in rows.items() if not row.skipped]
@@ -151,8 +152,8 @@ class Session:
 
     def _speculate(
         self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]
-    ) -> tuple[Speculated | None, dict[int, Row]]:
-        """Forecast the samples' rows, run the last block and the head on them, and judge each sample."""
+    ) -> tuple[Speculated | None, dict[int, Row], Plan | None]:
+        """Forecast the samples' rows, run the last block and the head on them, and judge each sample (`_judge`)."""
         rows = call.rows_of(samples)
         try:
             draft = forecast(self.config, call, streams, rows, network.device)
@@ -162,9 +163,10 @@ class Session:
                 streams[row].history.clear()
             told = len(samples) + (self.config.speed is not None)  # as in `_judge`
             self._agree([math.inf] * told, network.device)
-            return None, {sample: Row(sample, "full", refused.reason) for sample in samples}
+            return None, {sample: Row(sample, "full", refused.reason) for sample in samples}, None
         errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other, draft.lone)
-        return Speculated(rows, verified, draft.direct), self._judge(call, streams, network, samples, errors)
+        verdicts, plan = self._judge(call, streams, network, samples, errors)
+        return Speculated(rows, verified, draft.direct), verdicts, plan
 
     def _judge(
         self,
@@ -173,10 +175,10 @@ class Session:
         network: Network,
         samples: Sequence[int],
         errors: Tensor,
-    ) -> dict[int, Row]:
+    ) -> tuple[dict[int, Row], Plan | None]:
         """The verdict on each sample by the errors of all rows that were speculated, (T, R) for T tensors each.
 
-        What they are tells more than what was foreseen of them, so in speed mode the threshold follows from them.
+        What they are tells more than what was foreseen of them, so in speed mode plan and threshold follow from them.
         """
         verdicts = {}
         # Rows run conditioning by conditioning; a sample is as wrong as its worst tensor's worst row (max keeps NaN).
@@ -200,7 +202,7 @@ class Session:
             # The batch cannot be taken apart: one sample's rejection computes all of them.
             for sample in [sample for sample, row in verdicts.items() if row.outcome == "accepted"]:
                 verdicts[sample] = replace(verdicts[sample], outcome="full", reason="with_rejected")
-        return verdicts
+        return verdicts, plan
 
     def _compute(
         self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]

@@ -11,6 +11,7 @@ from speca.budget import GOAL
 from speca.call import Call
 from speca.config import SpeCaConfig
 from speca.events import RunRecord
+from speca.pace import Pace
 from speca.session import Session
 
 FULL = 10.0
@@ -169,6 +170,32 @@ def test_the_plan_before_the_run_gets_there():
     assert all(0 < ahead <= spending.plan.calls for spending in heard for ahead in spending.plan.ahead)
     assert heard[-1].plan.ahead == ()
     assert all(later.left <= earlier.left for earlier, later in itertools.pairwise(heard))
+
+
+def test_the_plan_that_is_told_is_the_one_made_after_the_check(monkeypatch):
+    native, made, told = Pace.threshold, [], []
+
+    def threshold(self, *args):
+        found = native(self, *args)
+        made.append(found[1])
+        return found
+
+    class Listener:
+        def run_started(self, header): ...
+
+        def call_made(self, header, call, totals):
+            told.append((call.rows[0].outcome, len(made), totals.spending.plan is made[-1]))
+
+        def run_ended(self, record): ...
+
+    monkeypatch.setattr(Pace, "threshold", threshold)
+    session = Session(ASKED, replace(HEADER, steps=8), Listener())
+    for step in range(8):
+        session.evaluate(Call(step / 8, 1.0, step, step / 8, 1, ("s",), kind="all"), FakeNetwork(step / 8, 1, wave))
+    plans = [after - before for (_, before, _), (_, after, _) in itertools.pairwise([("", 0, True), *told])]
+    assert all(last for *_, last in told)
+    assert [n == 2 for n in plans] == [outcome in ("accepted", "rejected") for outcome, *_ in told]
+    assert 2 in plans
 
 
 def test_threshold_mode_spends_nothing():

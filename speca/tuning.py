@@ -254,7 +254,7 @@ def foreseen(replayed: float, size: float, config: SpeCaConfig) -> float:
     squares: the geometric mean of that and of what the threshold asks for.
 
     A replay sees too little, for it does not know what the network makes of a latent that strayed: before the first
-    real run PSNR was foreseen 3.8 dB too high, 6.0 rms; so 1.6 and 4.3 (the three emoji models, on which nothing in
+    real run PSNR was foreseen 3.8 dB too high, 6.0 rms; so 0.9 and 4.4 (the three emoji models, on which nothing in
     here was chosen; 24 tunings of four goals).
     """
     usual = config.accumulate_error and config.threshold_end_factor == 1 and config.error_metric == "relative_l2"

@@ -62,9 +62,9 @@ class SpeCaCompare(io.ComfyNode):
                     io.Boolean.Input(
                         "true_errors",
                         default=False,
-                        tooltip="Also computes every accepted step in full, on the very same input, and reports how "
+                        tooltip="Also computes every forecast step in full, on the very same input, and reports how "
                         "wrong it truly was beside what the check judged. Costs one full step of the model for each "
-                        "accepted step: about as long as the run without SpeCa. That is not counted in SpeCa's time.",
+                        "forecast step: about as long as the run without SpeCa. That is not counted in SpeCa's time.",
                     )
                 ),
             ],

@@ -34,7 +34,7 @@ def size(n_bytes: int) -> str:
 
 
 def why_nothing_skipped(record: RunRecord) -> str:
-    """The reasons of a run without an accepted call, the most frequent first, in words with their last figures."""
+    """The reasons of a run in which no forecast stands, the most frequent first, in words with their last figures."""
     counts: Counter[str] = Counter()
     latest: dict[str, Row] = {}
     for call in record.calls:

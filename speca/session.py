@@ -87,8 +87,9 @@ class Session:
             picked = call.rows_of(accepted)
             answered = answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked])
             parts.append(answered)
-            for row, beside in beside_direct(answered, speculated).items():
-                streams[row].taught(call, tuple(map(self._place, beside)))
+            if self.config.check_every > 1:
+                for row, beside in beside_direct(answered, speculated).items():
+                    streams[row].taught(call, tuple(map(self._place, beside)))
         if computed:
             for row in call.rows_of(self._together.apart(call, computed)):
                 streams[row].stays_astray()

@@ -127,25 +127,27 @@ class Tally:
         return (seconds - self._seconds_in_calls + self._native()) / seconds
 
     def _native(self) -> float:
-        """Seconds that the calls so far would have taken, all computed in full."""
-        medians = {kind: statistics.median(costs) for kind, costs in self._full_costs.items()}
-        fallback = statistics.median(cost for costs in self._full_costs.values() for cost in costs)
+        """Seconds that the calls so far would have taken, all computed in full. Lower medians, for of a few calls it is
+        the first that has something to set up."""
+        medians = {kind: statistics.median_low(costs) for kind, costs in self._full_costs.items()}
+        fallback = statistics.median_low(cost for costs in self._full_costs.values() for cost in costs)
         return sum(n * medians.get(kind, fallback) for kind, n in self._call_kinds.items())
 
     def prices(self) -> Prices:
-        """Of calls, in seconds, by what was measured so far; before anything was, in computed calls. A check is one
-        block's work, as long as none was made; one in so many forecasts goes unchecked as did so far."""
+        """Of calls, in seconds, by what was measured so far; before anything was, in computed calls. One in so many
+        forecasts goes unchecked as did so far. That a check is one block's work counts as if it had been measured once:
+        if the first takes long, there would be no second to show that others do not."""
         with self._lock:
             first_check = 1.0 / max(self.header.n_blocks, 1)
             if not self._full_costs:
                 return Prices(1.0, first_check)
             n = len(self._calls)
             full = self._native() / n
-            costs = self._forecast_costs.values()
-            forecasts = sum(map(len, costs))
-            check = (
-                sum(len(of) * statistics.median(of) for of in costs) / forecasts if forecasts else first_check * full
-            )
+            checked, trusted = self._forecast_costs["checked"], self._forecast_costs["trusted"]
+            check = statistics.median_low([first_check * full, *checked])
+            if trusted:
+                of_trusted = len(trusted) * statistics.median_low(trusted)
+                check = (len(checked) * check + of_trusted) / (len(checked) + len(trusted))
             return Prices(full, check, (self._seconds - self._seconds_in_calls) / n)
 
     def allowance(self, speed: float, calls_left: int) -> tuple[float, float]:

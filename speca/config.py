@@ -43,7 +43,7 @@ class SpeCaConfig:
         (`stream.MOSTLY_NOISE_SPREAD`); where that cannot be judged, a second is computed whatever is set here.
     max_consecutive: the most forecasts in a row.
     check_every: of the forecasts in a row, each so-many-th is checked; those between are trusted where the last check
-        leaves room for as much again (`policy.foreseen`). 1 checks every one.
+        leaves room for the error to be expected of them (`policy.trusted_error`). 1 checks every one.
     start_percent, end_percent: the part of the run's steps, 0 to 1, in which forecasts are allowed.
     error_metric: one of `verify.ERROR_METRICS`.
     forecaster: one of `forecast.FORECASTERS`.

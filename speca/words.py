@@ -8,8 +8,8 @@ from .events import REASONS, Row, RunRecord, Totals
 
 
 def summary_line(record: RunRecord) -> str:
-    """`SpeCa: 28 calls: 11 full, 15 accepted, 2 rejected; 2.1x (measured); cache 0.17 GB`, or why none
-    was skipped."""
+    """`SpeCa: 28 calls: 11 full, 15 accepted, 2 rejected; 2.1x (measured); cache 0.17 GB`, and why, if
+    nothing was skipped."""
     totals, native = record.totals, record.header.native
     ending = "" if record.status == "finished" else f" ({record.status})"
     if totals.calls == 0:

@@ -31,7 +31,8 @@ def wave(time, row):
 
 
 def spend(config, steps=28, n_samples=1, calls_a_step=1, apart=False, check=0.2, outside=0.0, full=FULL, **network):
-    """The record of a run. apart: positive and negative come in calls of their own. full: seconds, or by call. check: seconds."""
+    """The record of a run. apart: positive and negative come in calls of their own. full: seconds, or by call. check:
+    seconds, or what tells them."""
     clock = Clock()
     made = 0
     network.setdefault("value", wave)

@@ -15,6 +15,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=NO_CUDA))
             elif not config.getoption("--gpu"):
                 item.add_marker(pytest.mark.skip(reason="runs with --gpu only"))
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_logged() -> None:
+    """The benchmark says errors only, and a process that runs its tests runs others after them."""
+    root = logging.getLogger()
+    root.setLevel(min(root.level, logging.WARNING))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ constant, `decided_at`: the best is the one for which measured over computed var
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -26,7 +27,6 @@ from typing import Any
 
 from measure import environment
 
-KEY = "benchmark_one_wrong_call"
 SIZE = 0.03
 CANDIDATES = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 1e6)
 NEVER_UNDONE = 1e6
@@ -47,7 +47,7 @@ class Cost:
 
 
 class Recorder:
-    """DIFFUSION_MODEL wrapper: keeps the outputs and sigmas of a run."""
+    """Around a network's forward: keeps the outputs and sigmas of a run."""
 
     def __init__(self) -> None:
         self.outputs: list[Any] = []
@@ -62,7 +62,7 @@ class Recorder:
 
 
 class OneError:
-    """DIFFUSION_MODEL wrapper: adds `error`, (B, ...), to the output of the call numbered `at`."""
+    """Around a network's forward: adds `error`, (B, ...), to the output of the call numbered `at`."""
 
     def __init__(self, at: int, error: Any) -> None:
         self._at = at
@@ -106,17 +106,17 @@ def tried(n_calls: int) -> list[int]:
 
 def costs(subject: Any, case: Any, n_samples: int) -> dict[str, list[Cost]]:
     """By kind of error; one run for each call that is `tried`."""
-    from comfy.patcher_extension import WrappersMP
-
     from measure.quality import relative_error
     from measure.sampling import batch_of, sample
+    from speca.adapters.base import exchanged_forward
 
     batch = batch_of(subject, n_samples, 100)
+    network = subject.patcher.model.diffusion_model
 
-    def run(wrapper: Any) -> Any:
-        patcher = subject.patcher.clone()
-        patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
-        return sample(patcher, subject, case, batch).latents
+    def run(around: Any) -> Any:
+        # Not ComfyUI's wrappers, which PixArt and HunyuanDiT do not run.
+        with exchanged_forward(network, functools.partial(around, network.forward)):
+            return sample(subject.patcher, subject, case, batch).latents
 
     recorder = Recorder()
     truth = run(recorder)

@@ -51,8 +51,8 @@ class SpeCaConfig:
     noise_gain_limit: the largest sum of |weights| of a forecast; a forecast that would exceed it goes up in order
         only as far as the limit allows. None: the architecture's own (`adapters.base.Architecture`).
 
-    A warm-up of 1 is what every model left out is given by the others, of 1 and 2; orders 1 and 2 are alike on them, 1
-    ahead at 2x and 2 from 4x on (benchmarks/results/left-out.md, 28 steps of euler).
+    Of warm-ups, orders and check_every 1 and 2, every model left out is given 1, 2 and 2 by the others; what another
+    choice is worth stands in the same file (benchmarks/results/left-out.md, euler).
     """
 
     threshold: float = 0.08

@@ -113,6 +113,13 @@ def test_the_table_shows_mean_tenth_percentile_and_worst_side_by_side_and_names_
     assert (tmp_path / "left-out.json").is_file()
 
 
+def test_another_choice_is_worth_what_it_is_above_the_usual_one(tmp_path, comfy):
+    from tables import left_out
+
+    made = models({"m": {"a": 43.0, "b": 41.0}, "n": {"a": 45.0, "b": 44.0}, "o": {"a": 43.0}}, below={"b": 1.0})
+    assert "| b | 28 | -1.5 / -0.5 | -1.5 / -0.5 |" in left_out.write(made, tmp_path)
+
+
 def test_what_the_node_says_of_quality_and_what_the_readme_shows_is_what_is_kept(comfy):
     from speca_pack.nodes.speca import EXPECTED, QUALITY
 

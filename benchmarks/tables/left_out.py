@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, mode, pstdev
 from typing import Any
 
 from left_out.choose import SHOWN, Measured, Row, Where, best_of, candidate_of, choose, gather
@@ -31,6 +31,7 @@ def write(rows: Sequence[Row], out: Path) -> str:
             _thresholds(at_thresholds),
             _worth_of_checks(measured, chosen),
             _choices(chosen),
+            _other_choices(measured, chosen),
             _goals(measured, chosen),
         ]
     )
@@ -117,6 +118,26 @@ def _worth_of_checks(measured: Mapping[Where, Measured], chosen: Mapping[str, st
 
 def _choices(chosen: Mapping[str, str]) -> str:
     return table("What was chosen on the others:", ["left out", "chosen"], chosen.items())
+
+
+def _other_choices(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:
+    """What was chosen most often against every other candidate, where both are that fast."""
+    usual = mode(chosen.values())
+    lines = []
+    for other in sorted({name for m in measured.values() for name in m.candidates} - {usual}):
+        for steps in sorted({steps for _, steps in measured}):
+            cells = []
+            for speed in SHOWN:
+                both = [
+                    (at_least(m.candidates[usual], speed), at_least(m.candidates[other], speed))
+                    for (_, n), m in measured.items()
+                    if n == steps and usual in m.candidates and other in m.candidates
+                ]
+                less = [(b.mean - a.mean, b.worst - a.worst) for a, b in both if a and b]
+                cells.append(" / ".join(f"{fmean(each):+.1f}" for each in zip(*less, strict=True)) or "-")
+            lines.append([other, f"{steps}", *cells])
+    said = f"What another choice is worth: dB above `{usual}`, means over the models, of the mean / the worst sample."
+    return table(said, ["instead", "steps", *(f"{speed:g}x" for speed in SHOWN)], lines)
 
 
 def _goals(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:

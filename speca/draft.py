@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .call import Call, ForecastImpossibleError, Tensors
+from .call import Call, ForecastImpossibleError, Latent, Tensors
 from .config import NOISE_GAIN_LIMIT, SpeCaConfig
 from .forecast import Forecast, forecast_weights, reuse
 from .history import History
@@ -78,10 +78,13 @@ def forecast_output(
     checked had `Stream.beside` it."""
     outputs = []
     for row in rows:
-        beside = streams[row].beside
-        assert beside is not None
-        direct, _ = _outputs(config, call, row, streams[row], device)
-        outputs.append(tuple(d + b.to(device) for d, b in zip(direct, beside, strict=True)))
+        stream, latent = streams[row], _latent_of(call, row)
+        assert stream.beside is not None
+        if stream.repeats_added:
+            direct = _repeated(call, stream.history, latent, device)
+        else:
+            direct = _continued(config, call, stream.history, latent, _weigh(config, call, stream.history), device)
+        outputs.append(tuple(d + b.to(device) for d, b in zip(direct, stream.beside, strict=True)))
     return _cat(outputs)
 
 
@@ -89,52 +92,70 @@ def _forecast_row(
     config: SpeCaConfig, call: Call, row: int, stream: Stream, device: torch.device
 ) -> tuple[Tensors, Tensors, Tensors]:
     """(features, direct, other) of one row, see `Draft`."""
-    direct, other = _outputs(config, call, row, stream, device)
+    history, latent = stream.history, _latent_of(call, row)
+    weighed = _weigh(config, call, history)
+    continued = _continued(config, call, history, latent, weighed, device)
+    repeated = _repeated(call, history, latent, device)
     if stream.repeats_added:
-        return stream.history.repeat_added(device), direct, other
-    return stream.history.forecast_features(_weigh(config, call, stream.history).weights, device), direct, other
+        return history.repeat_added(device), repeated, continued
+    return history.forecast_features(weighed.weights, device), continued, repeated
+
+
+def _latent_of(call: Call, row: int) -> Latent | None:
+    return call.latent and call.latent.row(row)
+
+
+def _gain_limit(config: SpeCaConfig) -> float:
+    return config.noise_gain_limit or NOISE_GAIN_LIMIT
 
 
 def _weigh(config: SpeCaConfig, call: Call, history: History) -> Forecast:
-    gain_limit = config.noise_gain_limit or NOISE_GAIN_LIMIT
-    tighter = min(gain_limit, RENOISED_NOISE_GAIN_LIMIT) if call.renoised else gain_limit
+    limit = _gain_limit(config)
+    tighter = min(limit, RENOISED_NOISE_GAIN_LIMIT) if call.renoised else limit
     return forecast_weights(config.forecaster, history.times, call.time, config.order, tighter)
 
 
-def _outputs(
-    config: SpeCaConfig, call: Call, row: int, stream: Stream, device: torch.device
-) -> tuple[Tensors, Tensors]:
-    """(direct, other) of one row, see `Draft`.
+def _continued(
+    config: SpeCaConfig, call: Call, history: History, latent: Latent | None, weighed: Forecast, device: torch.device
+) -> Tensors:
+    """The output, forecast from past outputs.
 
     Where the features repeat an anchor, the output must not: the last block on repeated features would find
     little but its own repeated output, and see no error. At order 0 the output is forecast in a straight line; in
     a second call at an anchor's own time (heun), from the latent that has changed since.
     """
-    history, times, latent = stream.history, stream.history.times, call.latent and call.latent.row(row)
-    weighed = _weigh(config, call, history)
-    newest = reuse(times, call.time, 0)
-
-    def output(weights: Sequence[float], without: Sequence[float]) -> Tensors:
-        """From the latent by `weights`, where it holds what no anchor knows; else by `without`, from outputs alone."""
-        holds_news = call.renoised or call.time in times
-        from_latent = history.forecast_output_from(latent, weights, device) if holds_news else None
-        return from_latent or history.forecast_output(without, device)
-
-    direct = output(
-        weighed.weights, _no_repetition(call, history, weighed, config.noise_gain_limit or NOISE_GAIN_LIMIT)
-    )
-    other = history.forecast_output_from(latent, newest, device) if history.lone else None
-    other = other or output(newest, newest)
-    return (other, direct) if stream.repeats_added else (direct, other)
+    without = _no_repetition(config, call, history, weighed)
+    return _output(call, history, latent, weighed.weights, without, device)
 
 
-def _no_repetition(call: Call, history: History, weighed: Forecast, gain_limit: float) -> Sequence[float]:
+def _repeated(call: Call, history: History, latent: Latent | None, device: torch.device) -> Tensors:
+    """The newest output again; with one anchor, what follows from the latent."""
+    newest = reuse(history.times, call.time, 0)
+    from_latent = history.forecast_output_from(latent, newest, device) if history.lone else None
+    return from_latent or _output(call, history, latent, newest, newest, device)
+
+
+def _output(
+    call: Call,
+    history: History,
+    latent: Latent | None,
+    weights: Sequence[float],
+    without: Sequence[float],
+    device: torch.device,
+) -> Tensors:
+    """From the latent by `weights`, where it holds what no anchor knows; else by `without`, from outputs alone."""
+    holds_news = call.renoised or call.time in history.times
+    from_latent = history.forecast_output_from(latent, weights, device) if holds_news else None
+    return from_latent or history.forecast_output(without, device)
+
+
+def _no_repetition(config: SpeCaConfig, call: Call, history: History, weighed: Forecast) -> Sequence[float]:
     """Weights of an output forecast that is no mere repetition of an anchor."""
     times = history.times
     others = [t for t in times if t != call.time]
     if weighed.order > 0 and len(others) == len(times):
         return weighed.weights
-    line = iter(forecast_weights("newton", others, call.time, 1, gain_limit).weights)
+    line = iter(forecast_weights("newton", others, call.time, 1, _gain_limit(config)).weights)
     return [0.0 if t == call.time else next(line) for t in times]
 
 

@@ -29,7 +29,8 @@ class Tally:
         self._listener = listener
         self._calls: list[CallRecord] = []
         self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
-        self._forecast_costs: dict[str, list[float]] = defaultdict(list)
+        self._check_costs: list[float] = []
+        self._trust_costs: list[float] = []
         self._call_kinds: Counter[Hashable] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._seconds_in_calls = 0.0
@@ -60,9 +61,9 @@ class Tally:
             if not any(row.skipped for row in rows.values()):
                 self._full_costs[call.kind].append(full_seconds)
             if any(row.checked for row in rows.values()):
-                self._forecast_costs["checked"].append(ended - began - full_seconds)
+                self._check_costs.append(ended - began - full_seconds)
             elif all(row.skipped for row in rows.values()):
-                self._forecast_costs["trusted"].append(ended - began)
+                self._trust_costs.append(ended - began)
             self._call_kinds[call.kind] += 1
             self._seconds_in_calls += ended - began
             self._cache_bytes = max(self._cache_bytes, cache_bytes)
@@ -143,7 +144,7 @@ class Tally:
                 return Prices(1.0, first_check)
             n = len(self._calls)
             full = self._native() / n
-            checked, trusted = self._forecast_costs["checked"], self._forecast_costs["trusted"]
+            checked, trusted = self._check_costs, self._trust_costs
             check = statistics.median_low([first_check * full, *checked])
             if trusted:
                 of_trusted = len(trusted) * statistics.median_low(trusted)

@@ -133,13 +133,9 @@ class ErrorSum:
         """What it counts for at the next call."""
         return growth(renoised) * self.total
 
-    def expected(self, weight: float, renoised: bool) -> float:
-        """The sum after the next forecast, if that adds as much as the last one. It reaches farther, so adds more."""
-        return self.carried(renoised) + weight * self.added
-
-    def trusted(self, weight: float, renoised: bool, farther: float) -> float:
-        """The sum after a forecast that is not checked: it adds what the last one did, times how much `farther` it
-        reaches."""
+    def expected(self, weight: float, renoised: bool, farther: float = 1.0) -> float:
+        """The sum after the next forecast, if that adds `farther` times as much as the last one: as it reaches farther,
+        once is the least."""
         return self.carried(renoised) + weight * farther * self.added
 
     def after(self, total: float, weight: float, renoised: bool, accumulate: bool) -> ErrorSum:

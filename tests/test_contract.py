@@ -289,12 +289,17 @@ class TestContract:
         assert torch.equal(sample(subject.tiny, patcher), subject.plain)
         assert outcomes(patcher) == ["full"] * WARM_UP + ["rejected"] * (STEPS - WARM_UP)
 
-    def test_an_accepted_call_runs_the_last_block_alone(self, subject: Subject) -> None:
+    def counted(self, subject: Subject, settings: dict[str, Any]) -> tuple[Work, Any, torch.Tensor]:
+        """(the work of each call, the patched model, its samples) of a run with `settings`."""
         work = Work(subject.tiny)
-        patcher = attached(subject.tiny.model_patcher, work, **SOME)
+        patcher = attached(subject.tiny.model_patcher, work, **settings)
         with work.counting():
             samples = sample(subject.tiny, patcher)
         assert torch.isfinite(samples).all()
+        return work, patcher, samples
+
+    def test_an_accepted_call_runs_the_last_block_alone(self, subject: Subject) -> None:
+        work, patcher, samples = self.counted(subject, SOME)
         assert not torch.equal(samples, subject.plain)
         assert outcomes(patcher) == ["full", "full", "accepted", "full", "accepted", "full"]
         in_full = work.calls[0][0]
@@ -309,11 +314,7 @@ class TestContract:
                 assert not any(skippable)
 
     def test_a_trusted_call_runs_none_of_the_network(self, subject: Subject) -> None:
-        work = Work(subject.tiny)
-        patcher = attached(subject.tiny.model_patcher, work, **TRUST)
-        with work.counting():
-            samples = sample(subject.tiny, patcher)
-        assert torch.isfinite(samples).all()
+        work, patcher, _ = self.counted(subject, TRUST)
         assert outcomes(patcher) == ["full", "full", "accepted", "trusted", "accepted", "accepted"]
         for outcome, (skippable, verifying) in zip(outcomes(patcher), work.calls, strict=True):
             assert (verifying > 0) == (outcome != "trusted")

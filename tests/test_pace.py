@@ -26,6 +26,20 @@ class Clock:
         return self.now
 
 
+class Listener:
+    """`tell` hears of every call: its record, and the totals after it."""
+
+    def __init__(self, tell) -> None:
+        self._tell = tell
+
+    def run_started(self, header): ...
+
+    def call_made(self, header, call, totals):
+        self._tell(call, totals)
+
+    def run_ended(self, record): ...
+
+
 def wave(time, row):
     return 2 + math.sin(3 * time + row)
 
@@ -156,14 +170,7 @@ def test_calls_that_must_be_computed_are_told():
 def test_the_plan_before_the_run_gets_there():
     """Before anything was measured, too: by the number of blocks."""
     heard = []
-
-    class Listener:
-        def run_started(self, header): ...
-
-        def call_made(self, header, call, totals):
-            heard.append(totals.spending)
-
-        def run_ended(self, record): ...
+    listener = Listener(lambda call, totals: heard.append(totals.spending))
 
     clock = Clock()
 
@@ -176,7 +183,7 @@ def test_the_plan_before_the_run_gets_there():
             clock.now += 0.2
             return super().speculate(*args)
 
-    session = Session(ASKED, replace(HEADER, steps=28, n_blocks=50), Listener(), clock=clock)
+    session = Session(ASKED, replace(HEADER, steps=28, n_blocks=50), listener, clock=clock)
     for step in range(28):
         call = Call(step / 28, 1.0, step, step / 28, 1, ("s",), kind="all")
         session.evaluate(call, Timed(step / 28, 1, wave))
@@ -196,16 +203,11 @@ def test_the_plan_that_is_told_is_the_one_made_after_the_check(monkeypatch):
         made.append(found[1])
         return found
 
-    class Listener:
-        def run_started(self, header): ...
-
-        def call_made(self, header, call, totals):
-            told.append((call.rows[0].outcome, len(made), totals.spending.plan is made[-1]))
-
-        def run_ended(self, record): ...
+    def tell(call, totals):
+        told.append((call.rows[0].outcome, len(made), totals.spending.plan is made[-1]))
 
     monkeypatch.setattr(Pace, "threshold", threshold)
-    session = Session(ASKED, replace(HEADER, steps=8), Listener())
+    session = Session(ASKED, replace(HEADER, steps=8), Listener(tell))
     for step in range(8):
         session.evaluate(Call(step / 8, 1.0, step, step / 8, 1, ("s",), kind="all"), FakeNetwork(step / 8, 1, wave))
     plans = [after - before for (_, before, _), (_, after, _) in itertools.pairwise([("", 0, True), *told])]

@@ -269,8 +269,8 @@ class _FirstBlock:
         return {name: t.clone() for name, t in self.kept[place].items()}
 
 
-def cache_in_patches(model: Any, store: Store) -> Any:
-    """By `patches_replace`, on a Flux."""
+def cache_in_patches(model: Any, store: Store, wrapped_at: str | None = None) -> Any:
+    """By `patches_replace`, on a Flux. wrapped_at: the kind of a wrapper that tells it of each step, if it has one."""
     network, first = model.model.diffusion_model, _FirstBlock(store)
     patched = model.clone()
 
@@ -287,7 +287,28 @@ def cache_in_patches(model: Any, store: Store) -> Any:
     for kind, blocks in (("double_block", network.double_blocks), ("single_block", network.single_blocks)):
         for i in range(len(blocks)):
             patched.set_model_patch_replace(functools.partial(kept_block, (kind, i)), "dit", kind, i)
+
+    def told(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        return executor(*args, **kwargs)
+
+    if wrapped_at is not None:
+        patched.add_wrapper_with_key(wrapped_at, "some_cache", told)
     return patched
+
+
+@contextmanager
+def hook_at_head(network: Any) -> Iterator[list[Tensor]]:
+    """What enters a Flux's head, kept by a hook: caches that forecast it and answer around the model are fed so."""
+    kept: list[Tensor] = []
+
+    def kept_feature(module: Any, args: tuple[Any, ...]) -> None:
+        kept[:] = [args[0].detach().clone()]
+
+    handle = network.final_layer.register_forward_pre_hook(kept_feature)
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 class CachedBlocks(torch.nn.Module):

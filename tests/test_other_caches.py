@@ -67,6 +67,13 @@ def opened_by(name: str, *options: str) -> Cache:
     return on
 
 
+def fed_by_a_hook(model: Any, store: Any) -> Any:
+    import stand_ins
+
+    hooked = stand_ins.hook_at_head(model.model.diffusion_model)
+    return stand_ins.cache_in_function_wrapper(model, store), hooked
+
+
 # What the sentence must name. Those that can be seen before anything is forecast leave no call to SpeCa.
 AT_ONCE: dict[str, tuple[Cache, str]] = {
     "forward": (made_by("cache_in_forward"), "stored_forward"),
@@ -74,6 +81,8 @@ AT_ONCE: dict[str, tuple[Cache, str]] = {
     "block_list": (made_by("cache_in_block_list"), "CachedBlocks"),
     "blocks": (opened_by("exchanged_in_blocks"), "kept_forward"),
     "part_of_blocks": (opened_by("exchanged_in_blocks", "norm"), "kept_forward"),
+    "patches_and_wrapper": (made_by("cache_in_patches", "predict_noise"), "kept_block"),
+    "hook_and_wrapper": (fed_by_a_hook, "kept_feature"),
 }
 BY_COUNT: dict[str, tuple[Cache, str]] = {
     "class": (opened_by("cache_in_class"), "0 of 5 blocks"),
@@ -225,6 +234,22 @@ def test_a_wrapper_that_always_calls_the_network_is_none(tiny: Any) -> None:
     model = stand_ins.tiled(tiny.model_patcher, lambda call: [(0, 0), (0, 4), (4, 0), (4, 4)], size=4)
     _, record = run(tiny, model, ACCEPT)
     assert record.header.native is None
+
+
+def test_a_pack_at_one_end_alone_is_none(tiny: Any) -> None:
+    """Inside the network or around its calls: what guides and what only looks is there, too."""
+    import stand_ins
+
+    network = tiny.model_patcher.model.diffusion_model
+    with stand_ins.hook_at_head(network) as kept:
+        _, record = run(tiny, tiny.model_patcher, ACCEPT)
+    assert kept
+    assert record.header.native is None
+    assert record.totals.accepted > 0
+    everywhere = stand_ins.cache_in_patches(tiny.model_patcher, stand_ins.Store(near=0.0))
+    _, record = run(tiny, everywhere, ACCEPT)
+    assert record.header.native is None
+    assert record.totals.accepted > 0
 
 
 def test_counting_costs_nearly_nothing(tiny: Any) -> None:

@@ -23,7 +23,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..adapters import NotThisArchitectureError, recognise
-from ..adapters.base import exchanged_forward, uncompiled
+from ..adapters.base import Anatomy, exchanged_forward, uncompiled
 from ..config import SpeCaConfig
 from ..events import Listener, Origin, RunHeader, RunRecord, Status
 from ..path import SamplingPath
@@ -32,6 +32,7 @@ from ..witness import Witness
 from . import KEY
 from .allocation import reason_to_stay_native, unrecorded
 from .compiled import Forwards, order_wrappers
+from .others import inside_and_around
 from .placement import Placement
 from .ranks import worst
 from .run import Run
@@ -140,10 +141,10 @@ class Attachment:
     def why_native(self, guider: Any, steps: int) -> str | None:
         """Why a run of so many steps will be the model's own, as far as that is known before it."""
         try:
-            recognise(uncompiled(guider.model_patcher.model.diffusion_model))
+            anatomy = recognise(uncompiled(guider.model_patcher.model.diffusion_model))
         except NotThisArchitectureError as missing:
             return str(missing)
-        return self._reason_to_stay_native(guider, steps)
+        return self._reason_to_stay_native(guider, steps, anatomy)
 
     def run_of(self, samples: Tensor | None = None) -> RunRecord | None:
         """The record of the run that made the latent `samples`, or None; without samples, of the last run."""
@@ -213,7 +214,7 @@ class Attachment:
             architecture, experimental = anatomy.architecture.name, anatomy.architecture.experimental
             n_blocks = anatomy.n_blocks
             config = config.for_architecture(anatomy.architecture.noise_gain_limit)
-            native = self._reason_to_stay_native(guider, steps)
+            native = self._reason_to_stay_native(guider, steps, anatomy)
         header = RunHeader(
             settings=config.to_json(),
             model=type(model).__name__,
@@ -234,12 +235,15 @@ class Attachment:
             witness.tells(session.tally.amend)
         return session
 
-    def _reason_to_stay_native(self, guider: Any, steps: int) -> str | None:
+    def _reason_to_stay_native(self, guider: Any, steps: int, anatomy: Anatomy) -> str | None:
         wrappers = guider.model_options.get("transformer_options", {}).get("wrappers", {})
         keys = {key for by_key in wrappers.values() for key in by_key}
         for key, name in OTHER_CACHES.items():
             if key in keys:
                 return f"{name} is on this model too; remove one of the two nodes. This run is left to {name}"
+        network = guider.model_patcher.model.diffusion_model
+        if (other := inside_and_around(network, anatomy, guider.model_options)) is not None:
+            return other
         if (recorded := reason_to_stay_native(guider.model_patcher.load_device)) is not None:
             return recorded
         warm_up = self.config.warmup_steps

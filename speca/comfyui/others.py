@@ -1,21 +1,26 @@
 """What other packs have put in a network's way, and whose it is, as a reason to stay native names it.
 
-Looked for by what it does to the network: a method that is not its class's, blocks that are not the network's own.
-Wrappers and patches are no reason by themselves; they are named where blocks or calls are missing.
+Looked for by what it does to the network: a method that is not its class's, blocks that are not the network's own, one
+pack's code both inside it and around its calls. Wrappers, patches and hooks are no reason by themselves; they are named
+where blocks or calls are missing.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 from torch import nn
 
-from ..adapters.base import Architecture, NotThisArchitectureError, uncompiled
+from ..adapters.base import Anatomy, Architecture, NotThisArchitectureError, uncompiled
 from . import KEY
 from .ranks import shares_out
+
+NO_PACKS = {"comfy", "torch"}
+"""Packages whose code in a network's way is nobody else's."""
 
 AROUND_THE_NETWORK = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
 
@@ -29,7 +34,7 @@ class Own:
         self._blocks = self._blocks_now()
         # Single layers are exchanged for other weights and dtypes all the time; attention has layers in it.
         self._parts = [module for block in self._blocks for module in block.modules() if module._modules]
-        self._packages = {_package(kind) for kind in type(network).__mro__} | {"comfy", "torch"}
+        self._packages = {_package(kind) for kind in type(network).__mro__} | NO_PACKS
 
     def _blocks_now(self) -> list[nn.Module]:
         return [uncompiled(block) for stage in self._stages for block in stage.blocks_of(self._network)]
@@ -97,6 +102,32 @@ def _named(function: Any) -> str:
     return f"{name} of {inner.__module__.replace(chr(92), '/').rpartition('/')[2]}"
 
 
+def inside_and_around(network: nn.Module, anatomy: Anatomy, model_options: Mapping[str, Any]) -> str | None:
+    """Why a run is left to a pack that is both inside the network (it replaces every block, or listens by hooks) and
+    around its calls; None if there is none.
+
+    Caches are made so: one end keeps what the other gives back, from some step on. Seen only then, it has already kept
+    drafts for computed steps, and forecasts are in the picture. A pack at one end alone mostly guides, tiles, observes.
+    """
+    options = model_options.get("transformer_options", {})
+    patches = [patch for replaced in (options.get("patches_replace") or {}).values() for patch in replaced.values()]
+    n_replaced = Counter(map(_package, patches))
+    inside = [patch for patch in patches if n_replaced[_package(patch)] >= anatomy.n_blocks]
+    for module in uncompiled(network).modules():
+        inside += (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    wrappers = _wrapping(options, (*AROUND_THE_NETWORK, WrappersMP.DIFFUSION_MODEL))
+    around = [model_options.get("model_function_wrapper"), *(wrapper for _, wrapper in wrappers)]
+    by_package = {package: code for code in around if code is not None and (package := _package(code)) not in NO_PACKS}
+    for code in inside:
+        if (other := by_package.get(_package(code))) is not None:
+            return (
+                f"another pack works inside {type(uncompiled(network)).__name__} ({_named(code)}) and around its calls "
+                f"({_named(other)}), as caches do, and SpeCa cannot know what that keeps; the run is computed without "
+                "SpeCa"
+            )
+    return None
+
+
 def in_the_network(options: Mapping[str, Any]) -> list[str]:
     """Names of what may keep blocks from running in a call with these `transformer_options`."""
     replaced = options.get("patches_replace") or {}
@@ -114,12 +145,18 @@ def around_the_network(model_options: Mapping[str, Any]) -> list[str]:
 
 
 def _wrappers(options: Mapping[str, Any], kinds: tuple[str, ...]) -> list[str]:
-    found: list[str] = []
+    return [
+        _named(wrapper) if key is None else f"{key} ({_named(wrapper)})" for key, wrapper in _wrapping(options, kinds)
+    ]
+
+
+def _wrapping(options: Mapping[str, Any], kinds: tuple[str, ...]) -> Iterator[tuple[Any, Callable[..., Any]]]:
+    """The wrappers of other packs, with their keys."""
     for kind in kinds:
         for key, wrappers in options.get("wrappers", {}).get(kind, {}).items():
             if key != KEY:
-                found.extend(_named(w) if key is None else f"{key} ({_named(w)})" for w in wrappers)
-    return found
+                for wrapper in wrappers:
+                    yield key, wrapper
 
 
 def blamed(what: str, others: list[str]) -> str:

@@ -87,9 +87,9 @@ class SamplingPath:
     def position(self, sigma: float) -> tuple[int, float]:
         """(step, progress): the schedule's interval that `sigma` falls in, and its place in the run from 0 to 1.
 
-        A sampler may ask between two sigmas of the schedule, and a schedule may go up. Of several intervals that hold
-        `sigma` it is the next one from where the run has come to (`arrive`). A sigma that is repeated counts from its
-        last place.
+        A sampler may ask between two sigmas of the schedule, or beyond them, and a schedule may go up. Of several
+        intervals that hold `sigma` it is the next one from where the run has come to (`arrive`). A sigma that is
+        repeated counts from its last place.
         """
         sigmas, steps = self._sigmas, len(self._sigmas) - 1
         if steps < 1:
@@ -102,10 +102,14 @@ class SamplingPath:
     def _interval(self, sigma: float) -> int:
         sigmas, steps = self._sigmas, len(self._sigmas) - 1
         holding = [i for i in range(steps) if _between(sigma, sigmas[i], sigmas[i + 1])]
-        if not holding:
-            nearest = min(range(steps + 1), key=lambda i: (abs(sigmas[i] - sigma), -i))
-            return min(nearest, steps - 1)
-        return next((i for i in holding if i >= self._reached), holding[-1])
+        ahead = next((i for i in holding if i >= self._reached), None)
+        if ahead is not None:
+            return ahead
+        if holding and any(_same(sigma, of_schedule) for of_schedule in sigmas):
+            return holding[-1]  # a restart
+        # Beside the schedule (a step of the second order that overshoots where sigmas rise): a sampler does not go back.
+        nearest = min(range(self._reached, steps + 1), key=lambda i: (abs(sigmas[i] - sigma), -i))
+        return min(nearest, steps - 1)
 
     def length(self, step: int) -> float:
         """How far sigma falls in the schedule's interval `step`."""

@@ -75,6 +75,7 @@ DOWN_UP_DOWN = [4.0, 2.0, 1.0, 2.0, 3.0, 1.5, 0.0]
         (DOWN_UP_DOWN, DOWN_UP_DOWN[:-1], [0, 1, 2, 3, 4, 5]),
         (DOWN_UP_DOWN, [4.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0, 3.0], [0, 1, 1, 2, 2, 3, 3, 4]),  # heun asks each twice
         ([4.0, 2.0, 1.0, 0.0], [4.0, 2.0, 1.0, 2.0, 1.0], [0, 1, 2, 1, 2]),  # the sampler itself goes back
+        (DOWN_UP_DOWN, [4.0, 2.0, 1.0, 2.0, 3.6, 3.0, 1.5], [0, 1, 2, 3, 4, 4, 5]),  # a second call beyond all ahead
     ],
 )
 def test_steps_of_schedules_in_any_direction(levels, asked, steps):

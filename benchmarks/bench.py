@@ -1,8 +1,8 @@
 """The benchmark: every method in one process of the real ComfyUI, interleaved, over the trained models.
 
-    python dev.py bench --quick                    the summary table again, in under ten minutes
-    python dev.py bench                            everything; hours; goes on where it was stopped
+    python dev.py bench --quick                    the left-out table again, in under ten minutes
     python dev.py bench --left-out                 what is chosen on all models but one, scored on that one; hours
+    python dev.py bench                            the emoji models, every case; hours; goes on where it was stopped
     python dev.py bench --models flux --steps 28,50 --methods speca,taylor_modules
 
 A *cell* is a model with a case (steps, sampler, scheduler, guidance). In each cell every setting of every method
@@ -36,11 +36,13 @@ from measure import environment
 
 SDE_SAMPLERS = ("dpmpp_2m_sde",)
 SAMPLES = 16
-QUICK_SAMPLES = {"hunyuan_video": 2}
-QUICK_SAMPLES_ELSEWHERE = 4
-QUICK_LEAVES_OUT = ("lazycache", "taylor_blocks")
+LEFT_OUT_SAMPLES = 4
+QUICK_SAMPLES = 2
+STEPS = (50, 28, 20)
+QUICK_STEPS = 28
+QUICK_SPEEDS = (1.8, 7.0)
+"""What the kept rows show to be slower or faster says nothing of the speeds shown, and takes a quarter of the time."""
 TIMING_ROUNDS = 9
-LEFT_OUT_SAMPLES = 8
 
 COLUMNS = (
     *("model", "depth", "steps", "sampler", "scheduler", "cfg", "method", "family", "label", "samples"),
@@ -285,16 +287,16 @@ def main() -> None:
     def listed(kind: type) -> Any:
         return lambda text: [kind(part) for part in text.split(",")]
 
-    parser.add_argument("--quick", action="store_true", help="the summary table again, from fewer samples and settings")
+    parser.add_argument("--quick", action="store_true", help="the left-out table again, from fewer samples")
     parser.add_argument("--left-out", action="store_true", help="choose on all models but one, score on that one")
-    parser.add_argument("--models", type=listed(str), help="default: the emoji models; --left-out: all that are there")
+    parser.add_argument("--models", type=listed(str), help="default: the emoji models; --left-out, --quick: the zoo's")
     parser.add_argument("--methods", type=listed(str), help="default: all")
-    parser.add_argument("--steps", type=listed(int), default=[50, 28, 20])
+    parser.add_argument("--steps", type=listed(int), help=f"default {STEPS}, quick {QUICK_STEPS}")
     parser.add_argument("--samplers", type=listed(str), help="with --schedulers and --cfg: all their combinations")
     parser.add_argument("--schedulers", type=listed(str))
     parser.add_argument("--cfg", type=listed(float))
     parser.add_argument("--full-grid", action="store_true", help="every sampler x scheduler x guidance; a day")
-    parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, quick {QUICK_SAMPLES_ELSEWHERE} or fewer")
+    parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, left out {LEFT_OUT_SAMPLES}")
     parser.add_argument("--again", type=listed(str), default=[], metavar="METHODS", help="measure these again")
     parser.add_argument("--time-again", type=listed(str), default=[], metavar="METHODS", help="only their seconds")
     parser.add_argument("--short", action="store_true", help="fewer settings per method everywhere")
@@ -308,73 +310,100 @@ def main() -> None:
     out = options.out or (environment.BENCHMARKS / "out" / "quick" if options.quick else environment.RESULTS)
     began = time.perf_counter()
     environment.prepare()
-    if options.left_out:
+    if options.quick:
+        options.steps = options.steps or [QUICK_STEPS]
+        if not options.left_out:
+            in_parallel(options, out)
+            options.report = True
+    options.steps = options.steps or STEPS
+    if options.quick or options.left_out:
         left_out(options, out)
-        print(f"{time.perf_counter() - began:.0f} s")
-        return
-    if options.quick and not options.out:
-        shutil.rmtree(out, ignore_errors=True)  # a quick run measures; it does not go on
-        quick_in_parallel(options.models, out)
-    table = Table(out / "benchmark.csv")
-    if not options.report and not (options.quick and not options.out):
-        measure_all(options, table, out)
-    if options.no_report:
-        return
-    from tables import summary
+    else:
+        table = Table(out / "benchmark.csv")
+        if not options.report:
+            measure_all(options, table, out)
+        if options.no_report:
+            return
+        from tables import summary
 
-    compare_with = environment.RESULTS / "summary.json" if options.quick else None
-    print(summary.write(table.rows, out, compare_with))
-    print(f"\n{time.perf_counter() - began:.0f} s; {table.path}, table and plot beside it")
+        print(summary.write(table.rows, out))
+        print(f"\n{table.path}, table and plot beside it")
+    print(f"{time.perf_counter() - began:.0f} s")
 
 
 def left_out(options: argparse.Namespace, out: Path) -> None:
-    """Measure what the left-out rows lack, model by model, then choose and score from the rows alone."""
+    """Measure what the left-out rows lack, model by model, then choose and score from the rows alone.
+
+    `--quick` goes by the kept rows: of SpeCa it measures what those of the other models choose, in the place of all
+    that there is to choose from, and of every method the settings that lay within `QUICK_SPEEDS`.
+    """
     from left_out import grid
+    from left_out.choose import choose, gather
     from measure.sampling import Case
-    from measure.subjects import load, trained
-    from methods import METHODS
+    from measure.subjects import load, of_zoo
+    from methods import METHODS, OWN
     from tables import left_out as tables
 
-    table = Table(out / "left-out.csv")
-    short = options.quick or options.short
-    samples = options.samples or (QUICK_SAMPLES_ELSEWHERE if options.quick else LEFT_OUT_SAMPLES)
+    table, models = Table(out / "left-out.csv"), options.models or of_zoo()
+    samples = options.samples or (QUICK_SAMPLES if options.quick else LEFT_OUT_SAMPLES)
     others = [name for name in options.methods or METHODS if name != "speca"]
-    candidates = [("speca", s) for fields in grid.candidates().values() for s in grid.settings_of(fields, short)]
-    for name in () if options.report else options.models or trained():
+    candidates, chosen, beyond = grid.candidates(), None, set()
+    if options.quick:
+        kept = Table(environment.RESULTS / "left-out.csv").rows
+        measured = gather(kept, OWN)
+        chosen = {name: choose(measured, name) for name in models}
+        slowest, fastest = QUICK_SPEEDS
+        beyond = {
+            (row["model"], row["steps"], row["family"], row["label"])
+            for row in kept
+            if not slowest <= float(row["speedup"]) <= fastest
+        }
+    for name in () if options.report else models:
         subject = load(name)
         table.keep(lambda row, s=subject: row["model"] != s.name or row["weights"] == s.weights)
         table.keep(lambda row, s=subject: row["model"] != s.name or row["method"] not in options.again)
         note_run(out, options, {name: subject})
+        tried = [fields for label, fields in candidates.items() if chosen is None or label == chosen[name]]
         for steps in options.steps:
             # The short list of each method: it covers 1.5x to 6x, and every place is measured alike.
-            settings = [*settings_of(others, True), *candidates]
+            own = [("speca", setting) for fields in tried for setting in grid.settings_of(fields)]
+            settings = [
+                (method, setting)
+                for method, setting in [*settings_of(others, True), *own]
+                if (name, f"{steps}", setting.family, setting.label) not in beyond
+            ]
             measure(subject, Cell(name, Case(steps), False), settings, samples, table)
-    if not options.no_report:
-        print(tables.write(table.rows, out))
+    if options.no_report:
+        return
+    print(tables.write(table.rows, out, chosen))
+    if options.quick:
+        now, then = (json.loads((folder / "left-out.json").read_text()) for folder in (out, environment.RESULTS))
+        print("\n" + tables.compared(now, then))
 
 
-def quick_in_parallel(models: list[str] | None, out: Path) -> None:
-    """A process per model, as many at a time as there are cores, and their rows in one CSV.
+def in_parallel(options: argparse.Namespace, out: Path) -> None:
+    """`--left-out --quick` in a process per model, as many at a time as there are cores; then their rows in one CSV.
 
     Within a model every method still takes its turn in one process.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from measure.subjects import EMOJI
+    from measure.subjects import of_zoo
 
+    shutil.rmtree(out, ignore_errors=True)  # a quick run measures; it does not go on
+    models = options.models = options.models or list(of_zoo())
     given = [a for i, a in enumerate(sys.argv[1:]) if a != "--models" and sys.argv[i] != "--models"]
 
     def one(model: str) -> int:
-        command = [sys.executable, __file__, *given, "--models", model, "--out", str(out / model), "--no-report"]
-        return subprocess.run(command).returncode
+        command = [sys.executable, __file__, "--left-out", *given, "--models", model, "--no-report"]
+        return subprocess.run([*command, "--out", out / model]).returncode
 
-    with ThreadPoolExecutor(max(1, min(len(os.sched_getaffinity(0)), 4))) as pool:
-        codes = list(pool.map(one, reversed(models or EMOJI)))  # video first: it takes longest
-    if any(codes):
-        sys.exit("one of the models could not be measured; see above")
-    table = Table(out / "benchmark.csv")
-    for model in models or EMOJI:
-        for row in Table(out / model / "benchmark.csv").rows:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        if any(list(pool.map(one, models))):
+            sys.exit("one of the models could not be measured; see above")
+    table = Table(out / "left-out.csv")
+    for model in models:
+        for row in Table(out / model / "left-out.csv").rows:
             table.append(row)
 
 
@@ -398,7 +427,7 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
         options.samplers = options.samplers or ["euler", "dpmpp_2m", "heun", *SDE_SAMPLERS]
         options.schedulers = options.schedulers or ["simple", "beta", "normal"]
         options.cfg = options.cfg or [1.0, guided]
-    if options.quick or options.samplers or options.schedulers or options.cfg:
+    if options.samplers or options.schedulers or options.cfg:
         options.samplers, options.schedulers = options.samplers or ["euler"], options.schedulers or ["simple"]
         options.cfg = options.cfg or [1.0]
         cells = product(models, options.steps, options)
@@ -406,22 +435,12 @@ def measure_all(options: argparse.Namespace, table: Table, out: Path) -> None:
         cells = star(models, options.steps, guided)
     cells.sort(key=lambda cell: not cell.thorough)  # the cells that the summary needs come first
     note_run(out, options, subjects)
-    if options.quick:
-        methods = [name for name in methods if name not in QUICK_LEAVES_OUT or name in (options.methods or ())]
-
-    def samples_of(model: str) -> int:
-        quick = QUICK_SAMPLES.get(model, QUICK_SAMPLES_ELSEWHERE)
-        return options.samples or (quick if options.quick else SAMPLES)
-
+    samples = options.samples or SAMPLES
     for cell in cells:
-        short = options.quick or options.short or not cell.thorough
-        measure(subjects[cell.model], cell, settings_of(methods, short), samples_of(cell.model), table)
-    if not options.no_timing:
-        rounds = 1 if options.quick else options.rounds
-        for cell in cells:
-            if cell.thorough and (not options.quick or cell.case.steps == options.steps[-1]):
-                samples = samples_of(cell.model)
-                time_cell(subjects[cell.model], cell, methods, options.time_again, samples, rounds, table)
+        short = options.short or not cell.thorough
+        measure(subjects[cell.model], cell, settings_of(methods, short), samples, table)
+    for cell in [] if options.no_timing else [cell for cell in cells if cell.thorough]:
+        time_cell(subjects[cell.model], cell, methods, options.time_again, samples, options.rounds, table)
 
 
 def note_run(out: Path, options: argparse.Namespace, subjects: dict[str, Any]) -> None:

@@ -439,20 +439,6 @@ def test_figures_name_the_commit_that_was_loaded(comfy, monkeypatch):
     assert environment.versions()["speca"] == loaded
 
 
-def test_ranking_is_compared_where_methods_are_clearly_apart():
-    from tables import summary
-
-    kept = {"cell": {"2x": {"speca": 50.0, "taylor_modules": 45.0, "fewer_steps": 40.0}}}
-    same = {"cell": {"2x": {"speca": 52.0, "taylor_modules": 44.0, "fewer_steps": 41.0}}}
-    other = {"cell": {"2x": {"speca": 43.0, "taylor_modules": 45.0, "fewer_steps": 40.0}}}
-    assert "in 1 of 1 columns" in summary.compared(same, kept)
-    text = summary.compared(other, kept)
-    assert "in 0 of 1 columns" in text
-    assert "speca and taylor_modules have changed places" in text
-    close = {"cell": {"2x": {"speca": 44.5, "taylor_modules": 45.0, "fewer_steps": 40.0}}}
-    assert "in 1 of 1 columns" in summary.compared(close, kept)
-
-
 # --- Verification, distribution, hardware -----------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,8 +96,8 @@ def test_every_candidate_is_a_valid_setting_and_has_a_name_of_its_own(comfy):
     assert len(candidates) == math.prod(len(values) for values in grid.GRID.values())
     for name, fields in candidates.items():
         SpeCaConfig(**fields)
-        settings = grid.settings_of(fields, short=True)
-        assert {choosing.candidate_of({"label": s.label}) for s in settings} == {name.replace(",", "")}
+        settings = grid.settings_of(fields)
+        assert {choosing.candidate_of({"label": s.label}) for s in settings} == {name}
 
 
 def test_the_table_shows_mean_tenth_percentile_and_worst_side_by_side_and_names_what_is_missed(tmp_path, comfy):
@@ -118,6 +119,27 @@ def test_another_choice_is_worth_what_it_is_above_the_usual_one(tmp_path, comfy)
 
     made = models({"m": {"a": 43.0, "b": 41.0}, "n": {"a": 45.0, "b": 44.0}, "o": {"a": 43.0}}, below={"b": 1.0})
     assert "| b | 28 | -1.5 / -0.5 | -1.5 / -0.5 |" in left_out.write(made, tmp_path)
+
+
+def test_a_run_ranks_as_the_kept_one_where_methods_are_clearly_apart(comfy):
+    from tables.left_out import compared
+
+    def record(speca: float, taylor: float, elsewhere: float) -> dict[str, Any]:
+        at = {"speca": {"mean": speca}, "taylor_modules": {"mean": taylor}}
+        other = {"speca": {"mean": elsewhere}, "fewer_steps": {"mean": 40.0}}
+        nothing = {"3x": {}, "4x": {}, "5x": {}}
+        return {"a-28": {"at": {"2x": at, **nothing}}, "b-28": {"at": {"2x": other, **nothing}}, "thresholds": {}}
+
+    kept = record(50.0, 45.0, 44.0)
+    everywhere = "at 4 of 4 speeds"
+    assert everywhere in compared(record(52.0, 44.0, 45.0), kept)
+    assert everywhere in compared(record(44.5, 45.0, 44.0), kept)  # a tie
+    text = compared(record(43.0, 45.0, 44.0), kept)
+    assert "at 3 of 4 speeds" in text
+    assert "2x: TaylorSeer (every module) and SpeCa, -5.0 dB, now +2.0" in text
+    # Over the models that both have, and only those.
+    assert everywhere in compared(kept | {"c-28": record(1.0, 9.0, 9.0)["a-28"]}, kept)
+    assert "at 3 of 4 speeds" in compared(record(50.0, 45.0, 38.0), kept)
 
 
 def test_what_the_node_says_of_quality_and_what_the_readme_shows_is_what_is_kept(comfy):

@@ -62,12 +62,17 @@ def load(name: str) -> Subject:
     return _of_zoo(name)
 
 
-def trained() -> tuple[str, ...]:
-    """The zoo's models whose weights are there, then the three emoji models."""
+def of_zoo() -> tuple[str, ...]:
+    """The zoo's models whose weights are there."""
     from zoo.build import path_of
     from zoo.specs import ZOO
 
-    return (*(name for name in ZOO if path_of(name).is_file()), *EMOJI)
+    return tuple(name for name in ZOO if path_of(name).is_file())
+
+
+def trained() -> tuple[str, ...]:
+    """The zoo's models whose weights are there, then the three emoji models."""
+    return (*of_zoo(), *EMOJI)
 
 
 def _digest(path: Path) -> str:

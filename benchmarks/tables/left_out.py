@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,24 +18,27 @@ from .markdown import table
 README_STEPS = 28
 
 
-def write(rows: Sequence[Row], out: Path) -> str:
-    """Write `left-out.md`, `left-out.json` and the plot into `out`; returns the text."""
+def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = None) -> str:
+    """Write `left-out.md`, `left-out.json` and the plot into `out`; returns the text.
+
+    chosen: the candidate of each model, where other rows than these chose it.
+    """
     measured = gather(rows, OWN)
     models = list(dict.fromkeys(model for model, _ in measured))
-    if len(models) < 2:
-        return "nothing to leave out: fewer than two models are measured"
-    chosen = {model: choose(measured, model) for model in models}
+    if chosen is None:
+        if len(models) < 2:
+            return "nothing to leave out: fewer than two models are measured"
+        chosen = {model: choose(measured, model) for model in models}
     at_thresholds = by_threshold(rows, chosen)
-    text = "\n\n".join(
-        [
-            *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
-            _thresholds(at_thresholds),
-            _worth_of_checks(measured, chosen),
-            _choices(chosen),
-            _other_choices(measured, chosen),
-            _goals(measured, chosen),
-        ]
+    parts = (
+        *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
+        _thresholds(at_thresholds),
+        _worth_of_checks(measured, chosen),
+        _choices(chosen),
+        _other_choices(measured, chosen),
+        _goals(measured, chosen),
     )
+    text = "\n\n".join(part for part in parts if part)
     out.mkdir(parents=True, exist_ok=True)
     (out / "left-out.md").write_text(text + "\n")
     record: dict[str, Any] = {
@@ -62,6 +66,34 @@ def write(rows: Sequence[Row], out: Path) -> str:
     (out / "left-out.json").write_text(json.dumps(record, indent=1) + "\n")
     plot(measured, chosen, out / "left-out.png")
     return text
+
+
+def compared(now: Mapping[str, Any], then: Mapping[str, Any]) -> str:
+    """Whether two records of `write` rank the methods alike, by their means over the models that both have.
+
+    Two methods are compared where both are that fast in both records. Those within 1 dB in either are tied.
+    """
+    places = [place for place in now if place != "thresholds" and place in then]
+    same, lines = 0, []
+    for speed in (f"{speed:g}x" for speed in SHOWN):
+        pairs = [(now[place]["at"][speed], then[place]["at"][speed]) for place in places]
+        swapped = []
+        for a, b in itertools.combinations(METHODS, 2):
+            gaps = [
+                [at[a]["mean"] - at[b]["mean"] for at in pair]
+                for pair in pairs
+                if all(name in at for at in pair for name in (a, b))
+            ]
+            if gaps:
+                one, other = (fmean(column) for column in zip(*gaps, strict=True))
+                if one * other < 0 and min(abs(one), abs(other)) > 1:
+                    swapped.append(
+                        f"  {speed}: {METHODS[a].title} and {METHODS[b].title}, {other:+.1f} dB, now {one:+.1f}"
+                    )
+        same += not swapped
+        lines += swapped
+    head = f"Methods rank as in benchmarks/results at {same} of {len(SHOWN)} speeds, ties within 1 dB aside."
+    return "\n".join([head, *lines])
 
 
 def _table(measured: Mapping[Where, Measured], chosen: Mapping[str, str], steps: int) -> str:
@@ -121,7 +153,7 @@ def _choices(chosen: Mapping[str, str]) -> str:
 
 
 def _other_choices(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:
-    """What was chosen most often against every other candidate, where both are that fast."""
+    """What was chosen most often against every other candidate, where both are that fast; "" without another."""
     usual = mode(chosen.values())
     lines = []
     for other in sorted({name for m in measured.values() for name in m.candidates} - {usual}):
@@ -136,6 +168,8 @@ def _other_choices(measured: Mapping[Where, Measured], chosen: Mapping[str, str]
                 less = [(b.mean - a.mean, b.worst - a.worst) for a, b in both if a and b]
                 cells.append(" / ".join(f"{fmean(each):+.1f}" for each in zip(*less, strict=True)) or "-")
             lines.append([other, f"{steps}", *cells])
+    if not lines:
+        return ""
     said = f"What another choice is worth: dB above `{usual}`, means over the models, of the mean / the worst sample."
     return table(said, ["instead", "steps", *(f"{speed:g}x" for speed in SHOWN)], lines)
 

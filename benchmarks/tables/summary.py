@@ -82,7 +82,7 @@ def ranking(at: Mapping[str, float]) -> list[str]:
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> str:
+def write(rows: Sequence[Row], out: Path) -> str:
     """Write `summary.md`, `summary.json` and the plots into `out`.
 
     Returns what to print.
@@ -110,8 +110,6 @@ def write(rows: Sequence[Row], out: Path, compare_with: Path | None = None) -> s
         plot(usual, out / "psnr-computed.png", "speedup", "speedup computed for the real model's depth")
         if timed:
             plot(timed, out / "psnr-measured.png", "measured_speedup", "measured speedup of the small model, batch 1")
-    if compare_with is not None and compare_with.is_file():
-        text += "\n\n" + compared(summary, json.loads(compare_with.read_text()))
     return text
 
 
@@ -233,29 +231,6 @@ def wall_clock(timed: Sequence[Cell]) -> str:
 
 def _against(at: Mapping[str, float], gain: Callable[[Mapping[str, float]], str]) -> str:
     return f"{at['speca']:.1f} ({gain(at)})" if "speca" in at else "-"
-
-
-def compared(summary: Mapping[str, Mapping[str, Mapping[str, float]]], kept: Mapping[str, Mapping]) -> str:
-    """Whether this run ranks the methods as the kept results do. Methods within 1 dB may change places."""
-    same, lines = 0, []
-    total = 0
-    for cell, speeds in summary.items():
-        for speed, at in speeds.items():
-            then = kept.get(cell, {}).get(speed)
-            if not then:
-                continue
-            both = [name for name in at if name in then]
-            swapped = [
-                (a, b)
-                for i, a in enumerate(both)
-                for b in both[i + 1 :]
-                if (at[a] - at[b]) * (then[a] - then[b]) < 0 and min(abs(at[a] - at[b]), abs(then[a] - then[b])) > 1
-            ]
-            total += 1
-            same += not swapped
-            lines += [f"  {cell} {speed}: {a} and {b} have changed places" for a, b in swapped]
-    head = f"Ranking as in benchmarks/results in {same} of {total} columns, ties within 1 dB aside."
-    return "\n".join([head, *lines])
 
 
 def plot(cells: Sequence[Cell], path: Path, speed: str, label: str) -> None:

@@ -32,6 +32,12 @@ def point_of(run: Run, subject: Subject, reference: Tensor) -> Point:
     return Point(speed, statistics.fmean(quality), worst=min(quality))
 
 
+def points_of(run: Run, subject: Subject, reference: Tensor) -> list[Point]:
+    """The same of each sample by itself."""
+    quality = psnr(subject.picture(run.latents), reference)
+    return [Point(cost.speedup(subject.depth), each) for cost, each in zip(run.costs, quality, strict=True)]
+
+
 class Setting(Protocol):
     """A method with its parameters.
 

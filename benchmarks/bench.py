@@ -40,8 +40,6 @@ LEFT_OUT_SAMPLES = 4
 QUICK_SAMPLES = 2
 STEPS = (50, 28, 20)
 QUICK_STEPS = 28
-QUICK_SPEEDS = (1.8, 7.0)
-"""What the kept rows show to be slower or faster says nothing of the speeds shown, and takes a quarter of the time."""
 TIMING_ROUNDS = 9
 
 COLUMNS = (
@@ -335,10 +333,10 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
     """Measure what the left-out rows lack, model by model, then choose and score from the rows alone.
 
     `--quick` goes by the kept rows: of SpeCa it measures what those of the other models choose, in the place of all
-    that there is to choose from, and of every method the settings that lay within `QUICK_SPEEDS`.
+    that there is to choose from, and of every method the settings that tell of the speeds in the table.
     """
     from left_out import grid
-    from left_out.choose import choose, gather
+    from left_out.choose import beyond_sight, choose, gather
     from measure.sampling import Case
     from measure.subjects import load, of_zoo
     from methods import METHODS, OWN
@@ -352,12 +350,7 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
         kept = Table(environment.RESULTS / "left-out.csv").rows
         measured = gather(kept, OWN)
         chosen = {name: choose(measured, name) for name in models}
-        slowest, fastest = QUICK_SPEEDS
-        beyond = {
-            (row["model"], row["steps"], row["family"], row["label"])
-            for row in kept
-            if not slowest <= float(row["speedup"]) <= fastest
-        }
+        beyond = beyond_sight(kept)
     for name in () if options.report else models:
         subject = load(name)
         table.keep(lambda row, s=subject: row["model"] != s.name or row["weights"] == s.weights)

@@ -44,6 +44,10 @@ TOLERANCE = 0.025
 """Of the time: a computed call more is worth being late by so much. What is left of `GOAL` is for checks that were not
 foreseen and prices that are not known well."""
 
+MADE_UP = 0.05
+"""Of the time: what is lost to calls that take longer than such calls do is saved later as far as that. Of a run on a
+busy machine all computed calls left were to be saved; it ends late, and its picture is what it would have been."""
+
 HIGHEST = 10.0
 """However short the time, no forecasts are kept whose errors add up to more than so many times the output."""
 
@@ -150,11 +154,13 @@ def threshold_for(samples: Sequence[Forecasts], computed: float, together: bool)
     return middle if cost(middle) <= computed else least
 
 
-def why_missed(target: float, got: float | None, prices: Prices, calls: int, forced: int, rejected: int) -> str | None:
+def why_missed(
+    target: float, got: float | None, prices: Prices, calls: int, forced: int, rejected: int, lost: float
+) -> str | None:
     """In one sentence how far off the speed asked for a run has ended, and why; None if within 3 %.
 
     got: the speed reached. calls: of the run. forced: those computed because no forecast was allowed or possible.
-    rejected: those computed after a forecast.
+    rejected: those computed after a forecast. lost: seconds that calls took beyond their usual prices.
     """
     if got is not None and abs(got / target - 1) <= GOAL:
         return None
@@ -166,7 +172,7 @@ def why_missed(target: float, got: float | None, prices: Prices, calls: int, for
     if got is not None and got > target:
         if share > GOAL:
             return f"{asked}one computed call more would have taken {share:.0%} of the time"
-        return f"{asked}calls took less time than those before them"
+        return f"{asked}calls took less time than such calls usually do"
     if fastest < target * (1 - GOAL):
         return (
             f"{asked}with one call computed and {calls - 1} forecast it would be {fastest:.3g}x, as a forecast and its "
@@ -175,6 +181,7 @@ def why_missed(target: float, got: float | None, prices: Prices, calls: int, for
     least = max(forced, 1)
     if least * prices.full + (calls - least) * prices.check + calls * prices.outside > allowed:
         return f"{asked}{forced} of {calls} calls had to be computed"
-    if rejected:
-        return f"{asked}{rejected} forecasts were too wrong to keep"
-    return f"{asked}calls took more time than those before them"
+    late = math.inf if got is None else uncached / got - allowed
+    if rejected and lost < late / 2:
+        return f"{asked}{rejected} forecast{'s were' if rejected > 1 else ' was'} too wrong to keep"
+    return f"{asked}calls took longer than such calls usually do, as on a busy machine"

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from .budget import FIRST_RATE, TOLERANCE, Forecasts, affordable, haste, threshold_for
+from .budget import FIRST_RATE, MADE_UP, TOLERANCE, Forecasts, affordable, haste, threshold_for
 from .call import Call
 from .config import SpeCaConfig
 from .events import Plan, RunHeader
@@ -38,8 +38,9 @@ class Pace:
             return threshold_at(call.progress, config.threshold, config.threshold_end_factor), None
         own, all_calls = self._calls_left(call)
         samples = [self._forecasts(call, [streams[r] for r in call.rows_of([s])], own) for s in range(call.n_samples)]
-        allowed, left = tally.allowance(config.speed, all_calls)
-        computed = affordable(tally.prices(), left + TOLERANCE * allowed, all_calls)
+        allowance = tally.allowance(config.speed, all_calls)
+        left = max(allowance.left, allowance.usually_left - MADE_UP * allowance.seconds)
+        computed = affordable(tally.prices(), left + TOLERANCE * allowance.seconds, all_calls)
         threshold = threshold_for(samples, computed * own / all_calls, together=not splittable)
         ahead = sorted(set().union(*(sample.computed(threshold) for sample in samples)) - {0})
         return threshold, Plan(all_calls - 1, computed, tuple(ahead))

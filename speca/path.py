@@ -107,7 +107,7 @@ class SamplingPath:
             return ahead
         if holding and any(_same(sigma, of_schedule) for of_schedule in sigmas):
             return holding[-1]  # a restart
-        # Beside the schedule (a step of the second order that overshoots where sigmas rise): a sampler does not go back.
+        # Beside the schedule, as steps of the second order are where sigmas rise: a sampler does not go back.
         nearest = min(range(self._reached, steps + 1), key=lambda i: (abs(sigmas[i] - sigma), -i))
         return min(nearest, steps - 1)
 

@@ -7,7 +7,7 @@ import statistics
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from .budget import Prices, why_missed
 from .call import Call
@@ -15,6 +15,16 @@ from .events import NOT_ALLOWED, CallRecord, Listener, Plan, Row, RunHeader, Run
 from .words import summary_line
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """The time in which a run ends at the speed asked for, what is left of it, and what would be left if every call had
+    taken what such calls usually take."""
+
+    seconds: float
+    left: float
+    usually_left: float
 
 
 class Tally:
@@ -31,6 +41,7 @@ class Tally:
         self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
         self._check_costs: list[float] = []
         self._trust_costs: list[float] = []
+        self._in_part = 0.0  # seconds in which some of a call's samples were computed
         self._call_kinds: Counter[Hashable] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._seconds_in_calls = 0.0
@@ -60,6 +71,8 @@ class Tally:
             self._ended = ended
             if not any(row.skipped for row in rows.values()):
                 self._full_costs[call.kind].append(full_seconds)
+            else:
+                self._in_part += full_seconds
             if any(row.checked for row in rows.values()):
                 self._check_costs.append(ended - began - full_seconds)
             elif all(row.skipped for row in rows.values()):
@@ -109,8 +122,8 @@ class Tally:
     def _spending(self) -> Spending | None:
         if self._speed is None or self._plan is None:
             return None
-        allowed, left = self.allowance(self._speed, self._plan.calls)
-        return Spending(self._speed, allowed, left, self._plan, self._missed)
+        allowance = self.allowance(self._speed, self._plan.calls)
+        return Spending(self._speed, allowance.seconds, allowance.left, self._plan, self._missed)
 
     def _why_missed(self) -> str | None:
         if self._speed is None or not self._full_costs or self.header.native is not None:
@@ -118,48 +131,67 @@ class Tally:
         forced = sum(any(row.reason in NOT_ALLOWED for row in call.rows) for call in self._calls)
         rejected = self._outcomes["rejected"]
         got = self._speedup(self._seconds)
-        return why_missed(self._speed, got, self.prices(), len(self._calls), forced, rejected)
+        lost = self._seconds_in_calls - self._usual()
+        return why_missed(self._speed, got, self.prices(), len(self._calls), forced, rejected, lost)
 
     def _speedup(self, seconds: float) -> float | None:
-        """Wall-clock: what the run would have taken, each call at the median cost of its kind's full calls, over what
-        it took from its first call to its last, forecasts, verifications and rejections included."""
+        """Wall-clock: what the run would have taken uncached, over what it took from its first call to its last,
+        forecasts, verifications and rejections included. What it took beyond the usual price of its calls (the first
+        has something to set up, the machine does something else) it would have taken uncached too."""
         if not self._full_costs or seconds <= 0:
             return None
-        return (seconds - self._seconds_in_calls + self._native()) / seconds
+        return (seconds - self._usual() + self._computed()) / seconds
 
-    def _native(self) -> float:
-        """Seconds that the calls so far would have taken, all computed in full. Lower medians, for of a few calls it is
-        the first that has something to set up."""
-        medians = {kind: statistics.median_low(costs) for kind, costs in self._full_costs.items()}
-        fallback = statistics.median_low(cost for costs in self._full_costs.values() for cost in costs)
-        return sum(n * medians.get(kind, fallback) for kind, n in self._call_kinds.items())
+    def _computed(self) -> float:
+        """Seconds that the calls so far would usually take, all computed in full."""
+        return sum(n * self._price(kind) for kind, n in self._call_kinds.items())
+
+    def _usual(self) -> float:
+        """Seconds that the calls so far usually take, as they were made."""
+        computed = sum(len(costs) * self._price(kind) for kind, costs in self._full_costs.items())
+        return computed + self._in_part + len(self._check_costs) * self._check + len(self._trust_costs) * self._trust
+
+    @property
+    def _check(self) -> float:
+        """Of one forecast that is checked. That a check is one block's work counts as if it had been measured once: if
+        the first takes long, there would be no second to show that others do not."""
+        one_block = self._computed() / len(self._calls) / max(self.header.n_blocks, 1)
+        return statistics.median_low([one_block, *self._check_costs])
+
+    @property
+    def _trust(self) -> float:
+        return statistics.median_low(self._trust_costs) if self._trust_costs else 0.0
+
+    def _price(self, kind: Hashable) -> float:
+        """Seconds of one computed call. A lower median, for of a few calls it is the first that has something to set
+        up; of all kinds' where none of this one was computed."""
+        costs = self._full_costs.get(kind) or [cost for costs in self._full_costs.values() for cost in costs]
+        return statistics.median_low(costs)
 
     def prices(self) -> Prices:
         """Of calls, in seconds, by what was measured so far; before anything was, in computed calls. One in so many
-        forecasts goes unchecked as did so far. That a check is one block's work counts as if it had been measured once:
-        if the first takes long, there would be no second to show that others do not."""
+        forecasts goes unchecked as did so far."""
         with self._lock:
-            first_check = 1.0 / max(self.header.n_blocks, 1)
             if not self._full_costs:
-                return Prices(1.0, first_check)
-            n = len(self._calls)
-            full = self._native() / n
-            checked, trusted = self._check_costs, self._trust_costs
-            check = statistics.median_low([first_check * full, *checked])
+                return Prices(1.0, 1.0 / max(self.header.n_blocks, 1))
+            n, checked, trusted = len(self._calls), len(self._check_costs), len(self._trust_costs)
+            forecast = self._check
             if trusted:
-                of_trusted = len(trusted) * statistics.median_low(trusted)
-                check = (len(checked) * check + of_trusted) / (len(checked) + len(trusted))
-            return Prices(full, check, (self._seconds - self._seconds_in_calls) / n)
+                forecast = (checked * self._check + trusted * self._trust) / (checked + trusted)
+            return Prices(self._computed() / n, forecast, (self._seconds - self._seconds_in_calls) / n)
 
-    def allowance(self, speed: float, calls_left: int) -> tuple[float, float]:
-        """(the time in which the whole run ends at `speed`, what is left of it), in the unit of `prices`."""
+    def allowance(self, speed: float, calls_left: int) -> Allowance:
+        """In the unit of `prices`."""
         with self._lock:
             n = len(self._calls)
             if not self._full_costs:
-                return (n + calls_left) / speed, calls_left / speed
-            uncached = self._seconds - self._seconds_in_calls + self._native()
-            allowed = uncached / n * (n + calls_left) / speed
-            return allowed, allowed - self._seconds
+                return Allowance((n + calls_left) / speed, calls_left / speed, calls_left / speed)
+            outside = self._seconds - self._seconds_in_calls
+            ahead, beyond = self.prices().uncached(calls_left), self._seconds_in_calls - self._usual()
+            allowed = (outside + self._computed() + ahead) / speed
+            return Allowance(
+                allowed + beyond / speed, allowed + beyond / speed - self._seconds, allowed - outside - self._usual()
+            )
 
     @property
     def _seconds(self) -> float:

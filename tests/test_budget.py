@@ -127,22 +127,24 @@ def test_an_output_changes_faster_where_little_noise_is_left():
 
 
 @pytest.mark.parametrize(
-    ("got", "check", "calls", "forced", "rejected", "why"),
+    ("got", "check", "calls", "forced", "rejected", "lost", "why"),
     [
-        (3.0, 0.02, 28, 1, 0, None),
-        (3.0 * (1 - 0.9 * GOAL), 0.02, 28, 1, 0, None),
-        (3.0 * (1 + 0.9 * GOAL), 0.02, 28, 1, 0, None),
-        (3.2, 0.02, 28, 1, 0, "3.2x reached: one computed call more would have taken 11% of the time"),
-        (3.2, 0.02, 200, 1, 0, "calls took less time than those before"),
-        (2.0, 0.4, 28, 1, 0, "with one call computed and 27 forecast it would be 2.37x, .* 40% of a computed call"),
-        (2.5, 0.02, 28, 12, 0, "12 of 28 calls had to be computed"),
-        (2.5, 0.02, 28, 1, 9, "9 forecasts were too wrong"),
-        (2.5, 0.02, 28, 1, 0, "calls took more time than those before"),
-        (None, 0.02, 28, 28, 0, "nothing reached: 28 of 28 calls had to be computed"),
+        (3.0, 0.02, 28, 1, 0, 0.0, None),
+        (3.0 * (1 - 0.9 * GOAL), 0.02, 28, 1, 0, 0.0, None),
+        (3.0 * (1 + 0.9 * GOAL), 0.02, 28, 1, 0, 0.0, None),
+        (3.2, 0.02, 28, 1, 0, 0.0, "3.2x reached: one computed call more would have taken 11% of the time"),
+        (3.2, 0.02, 200, 1, 0, 0.0, "calls took less time than such calls usually do"),
+        (2.0, 0.4, 28, 1, 0, 0.0, "one call computed and 27 forecast it would be 2.37x, .* 40% of a computed call"),
+        (2.5, 0.02, 28, 12, 0, 0.0, "12 of 28 calls had to be computed"),
+        (2.5, 0.02, 28, 1, 9, 0.0, "9 forecasts were too wrong"),
+        (2.5, 0.02, 28, 1, 1, 0.0, "1 forecast was too wrong"),
+        (2.5, 0.02, 28, 1, 0, 2.0, "calls took longer than such calls usually do"),
+        (2.5, 0.02, 28, 1, 9, 2.0, "calls took longer than such calls usually do"),
+        (None, 0.02, 28, 28, 0, 0.0, "nothing reached: 28 of 28 calls had to be computed"),
     ],
 )
-def test_what_is_said_of_a_miss(got, check, calls, forced, rejected, why):
-    said = why_missed(3.0, got, Prices(1.0, check), calls, forced, rejected)
+def test_what_is_said_of_a_miss(got, check, calls, forced, rejected, lost, why):
+    said = why_missed(3.0, got, Prices(1.0, check), calls, forced, rejected, lost)
     assert (said is None) == (why is None)
     if why is not None:
         assert said.startswith("3x was asked for, ")

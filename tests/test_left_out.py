@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from left_out import choose as choosing
-from left_out.choose import choose, gather
+from left_out.choose import beyond_sight, choose, gather
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEEDS = (2.0, 3.0, 4.0, 5.0)
@@ -119,6 +119,17 @@ def test_another_choice_is_worth_what_it_is_above_the_usual_one(tmp_path, comfy)
 
     made = models({"m": {"a": 43.0, "b": 41.0}, "n": {"a": 45.0, "b": 44.0}, "o": {"a": 43.0}}, below={"b": 1.0})
     assert "| b | 28 | -1.5 / -0.5 | -1.5 / -0.5 |" in left_out.write(made, tmp_path)
+
+
+def test_what_lies_far_from_the_speeds_shown_is_not_measured_again():
+    made = []
+    for method, speeds in (("taylor_last", (1.2, 1.7, 1.8, 2.5, 4.0, 6.0, 8.0)), ("dpcache", (2.2, 3.0))):
+        made += [row("m", method, s, 20.0 if s == 1.8 else 40.0 - s, 0.0, f"{s}") | {"family": method} for s in speeds]
+    for candidate, speeds in (("a", (1.1, 1.5, 5.5, 7.0)), ("b", (1.9, 5.1))):
+        made += [row("m", "speca", s, 50.0 - s, 0.0, f"{candidate} threshold {s}") | {"family": "s"} for s in speeds]
+    beyond = {label for _, _, _, label in beyond_sight(made)}
+    # At 2x the curve goes from 1.7x, as what is slower than 2.5x at 1.8x is worse too.
+    assert beyond == {"1.2", "8.0", "a threshold 1.1", "a threshold 7.0"}
 
 
 def test_a_run_ranks_as_the_kept_one_where_methods_are_clearly_apart(comfy):

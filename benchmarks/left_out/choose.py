@@ -6,6 +6,7 @@ within `TIE` of the best, the one whose worst samples are best.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,25 @@ def gather(rows: Iterable[Row], unchecked: Sequence[str]) -> dict[Where, Measure
         where: Measured(*({name: curve_of(r) for name, r in by_name.items()} for by_name in kinds))
         for where, kinds in found.items()
     }
+
+
+def beyond_sight(rows: Sequence[Row]) -> set[tuple[str, ...]]:
+    """(model, steps, family, label) of the settings that say nothing of the speeds `SHOWN`: slower than the last point
+    of their method's, or candidate's, curve before the first of these, or faster than the first one after the last."""
+    by_curve: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        by_curve.setdefault((row["model"], row["steps"], row["method"], candidate_of(row)), []).append(row)
+    beyond = set()
+    for (model, steps, _, _), of_curve in by_curve.items():
+        speeds = [point.speed for point in curve_of(of_curve)]
+        slowest = max((s for s in speeds if s <= SHOWN[0]), default=0.0)
+        fastest = min((s for s in speeds if s >= SHOWN[-1]), default=math.inf)
+        beyond |= {
+            (model, steps, row["family"], row["label"])
+            for row in of_curve
+            if not slowest <= float(row["speedup"]) <= fastest
+        }
+    return beyond
 
 
 def candidate_of(row: Row) -> str:

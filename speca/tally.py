@@ -149,18 +149,10 @@ class Tally:
     def _usual(self) -> float:
         """Seconds that the calls so far usually take, as they were made."""
         computed = sum(len(costs) * self._price(kind) for kind, costs in self._full_costs.items())
-        return computed + self._in_part + len(self._check_costs) * self._check + len(self._trust_costs) * self._trust
-
-    @property
-    def _check(self) -> float:
-        """Of one forecast that is checked. That a check is one block's work counts as if it had been measured once: if
-        the first takes long, there would be no second to show that others do not."""
-        one_block = self._computed() / len(self._calls) / max(self.header.n_blocks, 1)
-        return statistics.median_low([one_block, *self._check_costs])
-
-    @property
-    def _trust(self) -> float:
-        return statistics.median_low(self._trust_costs) if self._trust_costs else 0.0
+        forecast = sum(
+            len(costs) * statistics.median(costs) for costs in (self._check_costs, self._trust_costs) if costs
+        )
+        return computed + self._in_part + forecast
 
     def _price(self, kind: Hashable) -> float:
         """Seconds of one computed call. A lower median, for of a few calls it is the first that has something to set
@@ -174,11 +166,15 @@ class Tally:
         with self._lock:
             if not self._full_costs:
                 return Prices(1.0, 1.0 / max(self.header.n_blocks, 1))
-            n, checked, trusted = len(self._calls), len(self._check_costs), len(self._trust_costs)
-            forecast = self._check
+            n, checked, trusted = len(self._calls), self._check_costs, self._trust_costs
+            full = self._computed() / n
+            # That a check is one block's work counts as if it had been measured once: if the first takes long, there
+            # would be no second to show that others do not.
+            forecast = statistics.median_low([full / max(self.header.n_blocks, 1), *checked])
             if trusted:
-                forecast = (checked * self._check + trusted * self._trust) / (checked + trusted)
-            return Prices(self._computed() / n, forecast, (self._seconds - self._seconds_in_calls) / n)
+                of_trusted = len(trusted) * statistics.median_low(trusted)
+                forecast = (len(checked) * forecast + of_trusted) / (len(checked) + len(trusted))
+            return Prices(full, forecast, (self._seconds - self._seconds_in_calls) / n)
 
     def allowance(self, speed: float, calls_left: int) -> Allowance:
         """In the unit of `prices`."""
@@ -187,11 +183,9 @@ class Tally:
             if not self._full_costs:
                 return Allowance((n + calls_left) / speed, calls_left / speed, calls_left / speed)
             outside = self._seconds - self._seconds_in_calls
-            ahead, beyond = self.prices().uncached(calls_left), self._seconds_in_calls - self._usual()
-            allowed = (outside + self._computed() + ahead) / speed
-            return Allowance(
-                allowed + beyond / speed, allowed + beyond / speed - self._seconds, allowed - outside - self._usual()
-            )
+            usually = (outside + self._computed() + self.prices().uncached(calls_left)) / speed
+            allowed = usually + (self._seconds_in_calls - self._usual()) / speed
+            return Allowance(allowed, allowed - self._seconds, usually - outside - self._usual())
 
     @property
     def _seconds(self) -> float:

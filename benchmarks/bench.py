@@ -345,7 +345,8 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
     table, models = Table(out / "left-out.csv"), options.models or of_zoo()
     samples = options.samples or (QUICK_SAMPLES if options.quick else LEFT_OUT_SAMPLES)
     others = [name for name in options.methods or METHODS if name != "speca"]
-    candidates, chosen, beyond = grid.candidates(), None, set()
+    chosen: dict[str, str] | None = None
+    beyond: set[tuple[str, ...]] = set()
     if options.quick:
         kept = Table(environment.RESULTS / "left-out.csv").rows
         measured = gather(kept, OWN)
@@ -356,13 +357,15 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
         table.keep(lambda row, s=subject: row["model"] != s.name or row["weights"] == s.weights)
         table.keep(lambda row, s=subject: row["model"] != s.name or row["method"] not in options.again)
         note_run(out, options, {name: subject})
-        tried = [fields for label, fields in candidates.items() if chosen is None or label == chosen[name]]
         for steps in options.steps:
             # The short list of each method: it covers 1.5x to 6x, and every place is measured alike.
-            own = [("speca", setting) for fields in tried for setting in grid.settings_of(fields)]
+            tried = [each for each in grid.candidates(steps) if chosen is None or each.name == chosen[name]]
             settings = [
                 (method, setting)
-                for method, setting in [*settings_of(others, True), *own]
+                for method, setting in [
+                    *settings_of(others, True),
+                    *(("speca", s) for c in tried for s in c.settings()),
+                ]
                 if (name, f"{steps}", setting.family, setting.label) not in beyond
             ]
             measure(subject, Cell(name, Case(steps), False), settings, samples, table)

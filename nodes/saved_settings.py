@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 NONE = "none"
 VERSION = 1
 
-# Of the machine and of the architecture, not of what was found.
+# Of the machine, and what is no choice of a person's: not of what was found.
 NOT_SAVED = ("cache_device", "noise_gain_limit")
 FORBIDDEN = set('/\\:*?"<>|')
 

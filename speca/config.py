@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .forecast import FORECASTERS, MAX_ORDER
 from .verify import ERROR_METRICS
 
 CACHE_DEVICES = ("auto", "gpu", "cpu")
-
-NOISE_GAIN_LIMIT = 3.0
 
 MODES: dict[str, float | None] = {
     "threshold": None,
@@ -49,7 +47,7 @@ class SpeCaConfig:
     forecaster: one of `forecast.FORECASTERS`.
     cache_device: where the anchors are kept: "gpu" (the model's device), "cpu", or "auto" (by free memory).
     noise_gain_limit: the largest sum of |weights| of a forecast; a forecast that would exceed it goes up in order
-        only as far as the limit allows. None: the architecture's own (`adapters.base.Architecture`).
+        only as far as the limit allows.
 
     Of warm-ups, orders and check_every 1 and 2, every model left out is given 1, 2 and 2 by the others; what another
     choice is worth stands in the same file (benchmarks/results/left-out.md, euler).
@@ -67,7 +65,7 @@ class SpeCaConfig:
     error_metric: str = "relative_l2"
     forecaster: str = "newton"
     cache_device: str = "auto"
-    noise_gain_limit: float | None = None
+    noise_gain_limit: float = 3.0
     mode: str = "threshold"
     target_speedup: float = 3.0
 
@@ -80,8 +78,7 @@ class SpeCaConfig:
         _within("check_every", self.check_every, 1, 1000)
         _within("start_percent", self.start_percent, 0.0, 1.0)
         _within("end_percent", self.end_percent, 0.0, 1.0)
-        if self.noise_gain_limit is not None:
-            _within("noise_gain_limit", self.noise_gain_limit, 1.0, float("inf"))
+        _within("noise_gain_limit", self.noise_gain_limit, 1.0, float("inf"))
         if self.start_percent >= self.end_percent:
             raise ValueError(
                 f"start_percent ({self.start_percent}) must be below end_percent ({self.end_percent}); "
@@ -102,10 +99,6 @@ class SpeCaConfig:
     def speculates(self) -> bool:
         """Whether any call may be forecast."""
         return self.threshold > 0 if self.speed is None else self.speed > 1
-
-    def for_architecture(self, noise_gain_limit: float) -> SpeCaConfig:
-        """What was left to the architecture, filled in."""
-        return self if self.noise_gain_limit is not None else replace(self, noise_gain_limit=noise_gain_limit)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .call import Call, ForecastImpossibleError, Latent, Tensors
-from .config import NOISE_GAIN_LIMIT, SpeCaConfig
+from .config import SpeCaConfig
 from .forecast import Forecast, forecast_weights, reuse
 from .history import History
 from .stream import Stream
@@ -105,12 +105,8 @@ def _latent_of(call: Call, row: int) -> Latent | None:
     return call.latent and call.latent.row(row)
 
 
-def _gain_limit(config: SpeCaConfig) -> float:
-    return config.noise_gain_limit or NOISE_GAIN_LIMIT
-
-
 def _weigh(config: SpeCaConfig, call: Call, history: History) -> Forecast:
-    limit = _gain_limit(config)
+    limit = config.noise_gain_limit
     tighter = min(limit, RENOISED_NOISE_GAIN_LIMIT) if call.renoised else limit
     return forecast_weights(config.forecaster, history.times, call.time, config.order, tighter)
 
@@ -155,7 +151,7 @@ def _no_repetition(config: SpeCaConfig, call: Call, history: History, weighed: F
     others = [t for t in times if t != call.time]
     if weighed.order > 0 and len(others) == len(times):
         return weighed.weights
-    line = iter(forecast_weights("newton", others, call.time, 1, _gain_limit(config)).weights)
+    line = iter(forecast_weights("newton", others, call.time, 1, config.noise_gain_limit).weights)
     return [0.0 if t == call.time else next(line) for t in times]
 
 

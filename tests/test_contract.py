@@ -327,13 +327,6 @@ class TestContract:
         first = 2 if subject.name in contract_models.OUTPUT_WITHOUT_LATENT else 1
         assert outcomes(accepting)[: first + 1] == ["full"] * first + ["accepted"]
 
-    def test_the_noise_gain_limit_is_the_architectures_unless_given(self, subject: Subject) -> None:
-        architecture = anatomy_of(subject.tiny).architecture
-        for given, used in ((None, architecture.noise_gain_limit), (7.5, 7.5)):
-            patcher = attached(subject.tiny.model_patcher, threshold=0.0, noise_gain_limit=given)
-            sample(subject.tiny, patcher, steps=2)
-            assert record_of(patcher).header.settings["noise_gain_limit"] == used
-
     def test_a_run_leaves_the_model_as_it_was(self, subject: Subject) -> None:
         assert torch.isfinite(subject.plain).all()
         unpatched = snapshot(subject.tiny.model_patcher)

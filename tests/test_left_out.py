@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -75,6 +76,13 @@ def test_a_model_has_no_say_in_what_is_chosen_for_it():
     assert choose(gathered(models(figures)), "easy") == "b"
 
 
+def test_the_choice_is_made_where_all_candidates_are_measured():
+    """Of steps at which only some are tried, nothing is compared."""
+    made = models({"one": {"a": 43.0, "b": 45.0}, "two": {"a": 43.0, "b": 45.0}})
+    made += [row | {"steps": "50"} for row in models({"one": {"a": 90.0}, "two": {"a": 90.0}})]
+    assert choose(gathered(made), "one") == "b"
+
+
 def test_of_equals_the_one_with_the_better_worst_samples_is_chosen():
     figures = {"one": {"a": 45.0, "b": 44.95}, "two": {"a": 45.0, "b": 44.95}}
     measured = gathered(models(figures, below={"a": 9.0, "b": 1.0}))
@@ -92,12 +100,38 @@ def test_every_candidate_is_a_valid_setting_and_has_a_name_of_its_own(comfy):
     from left_out import grid
     from speca.config import SpeCaConfig
 
-    candidates = grid.candidates()
-    assert len(candidates) == math.prod(len(values) for values in grid.GRID.values())
-    for name, fields in candidates.items():
-        SpeCaConfig(**fields)
-        settings = grid.settings_of(fields)
-        assert {choosing.candidate_of({"label": s.label}) for s in settings} == {name}
+    usual, every = grid.candidates(20), grid.candidates(grid.ALONE_AT)
+    assert len(usual) == math.prod(map(len, grid.GRID.values()))
+    assert len(every) == len(usual) + sum(map(len, grid.ALONE.values()))
+    assert len({candidate.name for candidate in every}) == len(every)
+    for candidate in every:
+        SpeCaConfig(**dict(candidate.fields))
+        assert {choosing.candidate_of({"label": s.label}) for s in candidate.settings()} == {candidate.name}
+    for name, values in grid.ALONE.items():
+        module, _, constant = name.rpartition(".")
+        now = getattr(importlib.import_module(module), constant) if module else getattr(SpeCaConfig(), constant)
+        assert now not in values, f"{name} is tried as it is"
+
+
+def test_a_constant_is_another_for_one_run_alone(comfy, monkeypatch):
+    import methods.speca
+    import speca.verify
+    from measure.sampling import Case, batch_of
+    from measure.subjects import load
+
+    seen = []
+
+    def interrupted(*args: Any) -> None:
+        seen.append(speca.verify.CARRIED_GROWTH)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(methods.speca, "sample", interrupted)
+    tiny, was = load("tiny_flux"), speca.verify.CARRIED_GROWTH
+    setting = methods.speca.SpeCa((), constants=(("speca.verify.CARRIED_GROWTH", 7.0),))
+    with pytest.raises(KeyboardInterrupt):
+        setting.run(tiny, Case(8), batch_of(tiny, 1), 8)
+    assert seen == [7.0]
+    assert was == speca.verify.CARRIED_GROWTH
 
 
 def test_the_table_shows_mean_tenth_percentile_and_worst_side_by_side_and_names_what_is_missed(tmp_path, comfy):

@@ -1,7 +1,7 @@
 """The choice: which candidate is best on all models but one, and what it is worth on that one. Pure.
 
 A candidate is chosen by its mean margin over the best rival, over the other models, step counts and `SPEEDS`; of those
-within `TIE` of the best, the one whose worst samples are best.
+within `TIE` of the best, the one whose worst samples are best. It is done at the step counts at which all are measured.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def choose(measured: Mapping[Where, Measured], left_out: str) -> str:
     others = [m for (model, _), m in measured.items() if model != left_out]
     if not others:
         raise ValueError(f"there is no other model than {left_out} to choose on")
-    names = set.intersection(*(set(m.candidates) for m in others))
+    names: set[str] = set().union(*(m.candidates for m in others))
+    others = [m for m in others if names <= set(m.candidates)]
     scores = {}
     for name in sorted(names):
         margins = [margin for m in others for speed in SPEEDS if (margin := m.margin(name, speed)) is not None]

@@ -1,8 +1,12 @@
-"""What is chosen: every constant and default of the rule, in the values that are tried."""
+"""What is chosen: every constant and default of the rule, in the values that are tried.
+
+Those that depend on one another are tried in every combination; each of the others alone, beside the defaults.
+"""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 from methods.base import Setting
@@ -15,20 +19,51 @@ GRID: dict[str, tuple[Any, ...]] = {
 }
 """Field of `SpeCaConfig` -> values. A candidate takes one of each; what is not named here keeps its default."""
 
+ALONE: dict[str, tuple[Any, ...]] = {
+    "noise_gain_limit": (2.0, 5.0),
+    "threshold_end_factor": (0.5, 2.0),
+    "max_consecutive": (5, 20),
+    "speca.verify.CARRIED_GROWTH": (1.0, 1.4),
+    "speca.schedule.DECIDED_AT": (5.0, 20.0),
+    "speca.undecided.CELLS": (2, 8),
+    "speca.stream.OWN_SHARE": (0.0, 0.7),
+}
+"""Field of `SpeCaConfig`, or constant of a module -> values other than the one it has."""
+
+ALONE_AT = 28
+"""Steps at which they are tried: the choice is made where all candidates are measured."""
+
 THRESHOLDS = (0.01, 0.025, 0.05, 0.10, 0.20, 0.40, 0.80, 1.60, 3.60)
 
 
-def candidates() -> dict[str, dict[str, Any]]:
-    """Name -> fields of `SpeCaConfig`."""
-    combinations = itertools.product(*GRID.values())
-    return {
-        " ".join(f"{field} {value:g}" for field, value in zip(GRID, values, strict=True)): dict(
-            zip(GRID, values, strict=True)
-        )
-        for values in combinations
-    }
+@dataclass(frozen=True)
+class Candidate:
+    """Fields of `SpeCaConfig` and constants by their names, that differ from what they are."""
+
+    fields: tuple[tuple[str, Any], ...]
+    constants: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self._setting().label
+
+    def settings(self) -> list[Setting]:
+        """Its curve, over the threshold."""
+        return [self._setting(("threshold", threshold)) for threshold in THRESHOLDS]
+
+    def _setting(self, *more: tuple[str, Any]) -> SpeCa:
+        return SpeCa((*self.fields, *more), family="SpeCa, candidate", constants=self.constants)
 
 
-def settings_of(fields: dict[str, Any]) -> list[Setting]:
-    """A candidate's curve, over the threshold."""
-    return [SpeCa((*fields.items(), ("threshold", threshold)), family="SpeCa, candidate") for threshold in THRESHOLDS]
+def candidates(steps: int) -> list[Candidate]:
+    """All combinations of `GRID`, and at `ALONE_AT` steps `ALONE` beside the defaults."""
+    from speca.config import SpeCaConfig
+
+    combined = [Candidate(tuple(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())]
+    defaults = tuple((name, getattr(SpeCaConfig(), name)) for name in GRID)
+    alone = [
+        Candidate(defaults, ((name, value),)) if "." in name else Candidate((*defaults, (name, value)))
+        for name, values in ALONE.items()
+        for value in values
+    ]
+    return [*combined, *alone] if steps == ALONE_AT else combined

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from measure.quality import Cost
 from measure.sampling import Batch, Case, sample
@@ -21,17 +23,18 @@ SHORT_THRESHOLDS = (0.005, 0.02, 0.05, 0.10, 0.14, 0.20, 0.24, 0.28, 0.34, 0.40,
 
 @dataclass(frozen=True)
 class SpeCa:
-    """SpeCa as built here. `settings` are fields of `SpeCaConfig` that differ from its defaults."""
+    """SpeCa as built here. `settings` are fields of `SpeCaConfig` that differ from its defaults, `constants` those of
+    its modules, by their whole names, that differ from what they are."""
 
     settings: tuple[tuple[str, Any], ...] = ()
     family: str = "SpeCa"
     one_by_one: bool = False
+    constants: tuple[tuple[str, Any], ...] = ()
 
     @property
     def label(self) -> str:
-        return " ".join(
-            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.settings
-        )
+        named = [*((name.rpartition(".")[2], value) for name, value in self.constants), *self.settings]
+        return " ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in named)
 
     def fits(self, case: Case) -> bool:
         return True
@@ -41,7 +44,10 @@ class SpeCa:
         from speca.config import SpeCaConfig
 
         patched = attach(subject.patcher, SpeCaConfig(**dict(self.settings)))
-        result = sample(patched, subject, case, batch)
+        with ExitStack() as changed:
+            for name, value in self.constants:
+                changed.enter_context(patch(name, value))
+            result = sample(patched, subject, case, batch)
         record = attachment_of(patched).run_of()
         assert record is not None
         if record.header.native is not None:

@@ -232,13 +232,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--orders", default="1,2")
-    parser.add_argument("--gain-limit", type=float, help="default: the architecture's own")
+    parser.add_argument("--gain-limit", type=float, help="default: SpeCa's own")
     parser.add_argument("--out", type=Path, default=environment.RESULTS)
     options = parser.parse_args()
     environment.prepare()
     from measure.sampling import Case, batch_of
     from measure.subjects import SubjectMissingError, load, trained
-    from speca.adapters import recognise
+    from speca.config import SpeCaConfig
 
     results = []
     for name in options.models.split(",") if options.models else trained():
@@ -248,8 +248,7 @@ def main() -> None:
             print(f"left out: {missing}")
             continue
         case, batch = Case(options.steps), batch_of(subject, options.samples)
-        architecture = recognise(subject.patcher.model.diffusion_model).architecture
-        gain_limit = options.gain_limit or architecture.noise_gain_limit
+        gain_limit = options.gain_limit or SpeCaConfig().noise_gain_limit
         for order in (int(text) for text in options.orders.split(",")):
             driver = probe(subject, case, batch, order, gain_limit)
             for found in correlations(driver):

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from ..call import Tensors
-from ..config import NOISE_GAIN_LIMIT
 
 Parameter = str | int
 """A parameter of a block's forward: by name, or by position (self not counted) where the forward takes `*args`."""
@@ -146,7 +145,6 @@ class Architecture:
         those it came with: one sample's rejection computes all of them.
     native: why no call may be skipped, as the end of a sentence that begins with the title; empty where calls may.
     native_with: (name, why) of entries of `transformer_options` with which no call of a run may be skipped.
-    noise_gain_limit: how far forecasts may amplify what is not smooth in the anchors (`SpeCaConfig`).
     models: what people run with it, for the README's table.
     since: the version of ComfyUI that has it first; empty where the tests' own has it.
     untested: why the tests cannot build it, for the table; empty where the contract suite covers it.
@@ -161,7 +159,6 @@ class Architecture:
     mixes_rows: bool = False
     native: str = ""
     native_with: tuple[tuple[str, str], ...] = ()
-    noise_gain_limit: float = NOISE_GAIN_LIMIT
     models: tuple[str, ...] = ()
     since: str = ""
     untested: str = ""

@@ -7,7 +7,5 @@ DIT = Architecture(
     title="DiT",
     networks=("DiT",),
     stages=(BlockList("blocks", carried=("x",)),),
-    # The emoji DiT bears more than the emoji FLUX and HunyuanVideo do; not confirmed on other models.
-    noise_gain_limit=5.0,
     models=("DiT-S, B, L, XL (class-conditional ImageNet)",),
 )

@@ -213,7 +213,6 @@ class Attachment:
         else:
             architecture, experimental = anatomy.architecture.name, anatomy.architecture.experimental
             n_blocks = anatomy.n_blocks
-            config = config.for_architecture(anatomy.architecture.noise_gain_limit)
             native = self._reason_to_stay_native(guider, steps, anatomy)
         header = RunHeader(
             settings=config.to_json(),

@@ -13,8 +13,6 @@ import comfy.model_management
 import comfy.model_patcher
 from torch import Tensor, nn
 
-from ..adapters import recognise
-from ..adapters.base import uncompiled
 from ..config import SpeCaConfig
 from ..events import RunHeader, RunRecord
 from ..path import SamplingPath
@@ -73,7 +71,6 @@ class Stand:
 
         Raises CannotRehearseError.
         """
-        config = config.for_architecture(recognise(uncompiled(self._network)).architecture.noise_gain_limit)
         placement = Placement(config)
         session = ReplaySession(config, self._header(config), None, placement, clock_of(self._device), agree=worst)
         session.recorded = iter(recording.calls)

@@ -350,7 +350,7 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
     if options.quick:
         kept = Table(environment.RESULTS / "left-out.csv").rows
         measured = gather(kept, OWN)
-        chosen = {name: choose(measured, name) for name in models}
+        chosen = {name: choose(measured, name, grid.defaults().name) for name in models}
         beyond = beyond_sight(kept)
     for name in () if options.report else models:
         subject = load(name)
@@ -371,6 +371,15 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
             measure(subject, Cell(name, Case(steps), False), settings, samples, table)
     if options.no_report:
         return
+    if chosen is None and not options.report:
+        measured = gather(table.rows, OWN)
+        for name in models:
+            own = choose(measured, name, grid.defaults().name)
+            (candidate,) = [each for each in grid.candidates(grid.ALONE_AT) if each.name == own]
+            for steps in options.steps:
+                if own not in measured[name, steps].candidates:  # the choice fell on what was tried elsewhere alone
+                    settings = [("speca", setting) for setting in candidate.settings()]
+                    measure(load(name), Cell(name, Case(steps), False), settings, samples, table)
     print(tables.write(table.rows, out, chosen))
     if options.quick:
         now, then = (json.loads((folder / "left-out.json").read_text()) for folder in (out, environment.RESULTS))

@@ -69,31 +69,40 @@ def test_a_model_has_no_say_in_what_is_chosen_for_it():
         "harder": {"a": 41.0, "b": 44.0},
     }
     measured = gathered(models(figures))
-    assert choose(measured, "easy") == "b"
-    assert choose(measured, "hard") == "a"
+    assert choose(measured, "easy", "shipped") == "b"
+    assert choose(measured, "hard", "shipped") == "a"
     # Whatever it scores itself changes nothing.
     figures["easy"]["a"] = 99.0
-    assert choose(gathered(models(figures)), "easy") == "b"
+    assert choose(gathered(models(figures)), "easy", "shipped") == "b"
 
 
 def test_the_choice_is_made_where_all_candidates_are_measured():
     """Of steps at which only some are tried, nothing is compared."""
     made = models({"one": {"a": 43.0, "b": 45.0}, "two": {"a": 43.0, "b": 45.0}})
     made += [row | {"steps": "50"} for row in models({"one": {"a": 90.0}, "two": {"a": 90.0}})]
-    assert choose(gathered(made), "one") == "b"
+    assert choose(gathered(made), "one", "shipped") == "b"
+
+
+def test_what_is_shipped_is_kept_where_nothing_is_clearly_better():
+    figures = {"one": {"shipped": 44.95, "b": 45.0}, "two": {"shipped": 44.95, "b": 45.0}}
+    below = {"shipped": 9.0, "b": 1.0}
+    assert choose(gathered(models(figures, below)), "one", "shipped") == "shipped"
+    figures["two"]["b"] = 45.2
+    assert choose(gathered(models(figures, below)), "one", "shipped") == "b"
+    assert choose(gathered(models(figures, below)), "two", "shipped") == "shipped"
 
 
 def test_of_equals_the_one_with_the_better_worst_samples_is_chosen():
     figures = {"one": {"a": 45.0, "b": 44.95}, "two": {"a": 45.0, "b": 44.95}}
     measured = gathered(models(figures, below={"a": 9.0, "b": 1.0}))
-    assert choose(measured, "one") == "b"
+    assert choose(measured, "one", "shipped") == "b"
     measured = gathered(models(figures, below={"a": 1.0, "b": 1.0}))
-    assert choose(measured, "one") == "a"
+    assert choose(measured, "one", "shipped") == "a"
 
 
 def test_a_lone_model_cannot_be_left_out():
     with pytest.raises(ValueError, match="no other model than m"):
-        choose(gathered(models({"m": {"a": 43.0}})), "m")
+        choose(gathered(models({"m": {"a": 43.0}})), "m", "shipped")
 
 
 def test_every_candidate_is_a_valid_setting_and_has_a_name_of_its_own(comfy):

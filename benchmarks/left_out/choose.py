@@ -1,7 +1,8 @@
 """The choice: which candidate is best on all models but one, and what it is worth on that one. Pure.
 
 A candidate is chosen by its mean margin over the best rival, over the other models, step counts and `SPEEDS`; of those
-within `TIE` of the best, the one whose worst samples are best. It is done at the step counts at which all are measured.
+within `TIE` of the best, the defaults if they are among them, else the one whose worst samples are best. It is done at
+the step counts at which all are measured.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def candidate_of(row: Row) -> str:
     return row["label"].rpartition(" threshold ")[0]
 
 
-def choose(measured: Mapping[Where, Measured], left_out: str) -> str:
+def choose(measured: Mapping[Where, Measured], left_out: str, defaults: str) -> str:
     """The candidate for a model, chosen on all others. Raises ValueError where there are no others."""
     others = [m for (model, _), m in measured.items() if model != left_out]
     if not others:
@@ -113,4 +114,4 @@ def choose(measured: Mapping[Where, Measured], left_out: str) -> str:
             scores[name] = tuple(sum(column) / len(margins) for column in zip(*margins, strict=True))
     best = max(score[0] for score in scores.values())
     tied = [name for name, score in scores.items() if score[0] >= best - TIE]
-    return max(tied, key=lambda name: scores[name][1])
+    return defaults if defaults in tied else max(tied, key=lambda name: scores[name][1])

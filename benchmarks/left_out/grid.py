@@ -55,14 +55,19 @@ class Candidate:
         return SpeCa((*self.fields, *more), family="SpeCa, candidate", constants=self.constants)
 
 
-def candidates(steps: int) -> list[Candidate]:
-    """All combinations of `GRID`, and at `ALONE_AT` steps `ALONE` beside the defaults."""
+def defaults() -> Candidate:
+    """As SpeCa is shipped."""
     from speca.config import SpeCaConfig
 
+    return Candidate(tuple((name, getattr(SpeCaConfig(), name)) for name in GRID))
+
+
+def candidates(steps: int) -> list[Candidate]:
+    """All combinations of `GRID`, and at `ALONE_AT` steps `ALONE` beside the defaults."""
     combined = [Candidate(tuple(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())]
-    defaults = tuple((name, getattr(SpeCaConfig(), name)) for name in GRID)
+    shipped = defaults().fields
     alone = [
-        Candidate(defaults, ((name, value),)) if "." in name else Candidate((*defaults, (name, value)))
+        Candidate(shipped, ((name, value),)) if "." in name else Candidate((*shipped, (name, value)))
         for name, values in ALONE.items()
         for value in values
     ]

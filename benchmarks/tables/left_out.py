@@ -10,6 +10,7 @@ from statistics import fmean, mode, pstdev
 from typing import Any
 
 from left_out.choose import SHOWN, Measured, Row, Where, best_of, candidate_of, choose, gather
+from left_out.grid import defaults
 from measure.curve import at_least
 from methods import METHODS, OWN
 
@@ -28,8 +29,8 @@ def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = Non
     if chosen is None:
         if len(models) < 2:
             return "nothing to leave out: fewer than two models are measured"
-        chosen = {model: choose(measured, model) for model in models}
-    at_thresholds = by_threshold(rows, chosen)
+        chosen = {model: choose(measured, model, defaults().name) for model in models}
+    at_thresholds = by_threshold(rows)
     parts = (
         *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
         _thresholds(at_thresholds),
@@ -114,11 +115,12 @@ def _cell(m: Measured, candidate: str, speed: float) -> str:
     return figures if best is None else f"{figures} ({own.mean - best[1].mean:+.1f}, {METHODS[best[0]].title})"
 
 
-def by_threshold(rows: Sequence[Row], chosen: Mapping[str, str]) -> dict[float, list[tuple[float, float]]]:
-    """Threshold -> (mean PSNR in dB, speedup) of each model and step count, with what was chosen on the others."""
+def by_threshold(rows: Sequence[Row]) -> dict[float, list[tuple[float, float]]]:
+    """Threshold -> (mean PSNR in dB, speedup) of each model and step count, with SpeCa as it is shipped."""
+    shipped = defaults().name
     found: dict[float, list[tuple[float, float]]] = {}
     for row in rows:
-        if row["method"] == "speca" and candidate_of(row) == chosen[row["model"]]:
+        if row["method"] == "speca" and candidate_of(row) == shipped:
             threshold = float(row["label"].rpartition(" threshold ")[2])
             found.setdefault(threshold, []).append((float(row["psnr_mean"]), float(row["speedup"])))
     return dict(sorted(found.items()))
@@ -167,7 +169,8 @@ def _other_choices(measured: Mapping[Where, Measured], chosen: Mapping[str, str]
                 ]
                 less = [(b.mean - a.mean, b.worst - a.worst) for a, b in both if a and b]
                 cells.append(" / ".join(f"{fmean(each):+.1f}" for each in zip(*less, strict=True)) or "-")
-            lines.append([other, f"{steps}", *cells])
+            if any(cell != "-" for cell in cells):
+                lines.append([other, f"{steps}", *cells])
     if not lines:
         return ""
     said = f"What another choice is worth: dB above `{usual}`, means over the models, of the mean / the worst sample."

@@ -1,4 +1,4 @@
-"""What is chosen: every constant and default of the rule, in the values that are tried.
+"""What is chosen: the defaults and the main constants of the rule, in the values that are tried.
 
 Those that depend on one another are tried in every combination; each of the others alone, beside the defaults.
 """

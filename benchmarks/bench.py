@@ -395,7 +395,10 @@ def in_parallel(options: argparse.Namespace, out: Path) -> None:
 
     from measure.subjects import of_zoo
 
-    shutil.rmtree(out, ignore_errors=True)  # a quick run measures; it does not go on
+    if options.out is None:
+        shutil.rmtree(out, ignore_errors=True)  # a quick run measures; it does not go on
+    elif out.is_dir() and any(out.iterdir()):
+        sys.exit(f"{out} is not empty, and a quick run measures anew: give a new folder")
     models = options.models = options.models or list(of_zoo())
     given = [a for i, a in enumerate(sys.argv[1:]) if a != "--models" and sys.argv[i] != "--models"]
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import comfy_env
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -173,6 +177,21 @@ def test_what_lies_far_from_the_speeds_shown_is_not_measured_again():
     beyond = {label for _, _, _, label in beyond_sight(made)}
     # At 2x the curve goes from 1.7x, as what is slower than 2.5x at 1.8x is worse too.
     assert beyond == {"1.2", "8.0", "a threshold 1.1", "a threshold 7.0"}
+
+
+def test_the_quick_table_is_made_in_a_process_per_model_and_in_a_folder_of_its_own(tmp_path, comfy):
+    out = tmp_path / "quick"
+    asked = ["--models", "tiny_flux,tiny_lumina2", "--methods", "fewer_steps", "--steps", "8", "--samples", "1"]
+    command = [sys.executable, str(ROOT / "benchmarks/bench.py"), "--quick", *asked, "--out", str(out)]
+    env = os.environ | {"COMFYUI_PATH": str(comfy_env.comfyui_path()), "OMP_NUM_THREADS": "1"}
+    made = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr[-2000:]
+    assert "| tiny_flux |" in made.stdout
+    assert "| tiny_lumina2 |" in made.stdout
+    assert "Methods rank as in benchmarks/results at 4 of 4 speeds" in made.stdout
+    again = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert again.returncode != 0
+    assert "is not empty" in again.stderr
 
 
 def test_a_run_ranks_as_the_kept_one_where_methods_are_clearly_apart(comfy):

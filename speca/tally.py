@@ -179,9 +179,9 @@ class Tally:
     def allowance(self, speed: float, calls_left: int) -> Allowance:
         """In the unit of `prices`."""
         with self._lock:
-            n = len(self._calls)
             if not self._full_costs:
-                return Allowance((n + calls_left) / speed, calls_left / speed, calls_left / speed)
+                left = calls_left / speed
+                return Allowance(len(self._calls) / speed + left, left, left)
             outside = self._seconds - self._seconds_in_calls
             usually = (outside + self._computed() + self.prices().uncached(calls_left)) / speed
             allowed = usually + (self._seconds_in_calls - self._usual()) / speed

@@ -170,8 +170,8 @@ def test_every_pair(sampler: str, scheduler: str) -> None:
         keeps_the_promises(way, sampler, scheduler)
 
 
-DEPTH, MOST_LOST = 57, 0.02
-"""Blocks of FLUX.1-dev; what checks may cost a run that they gain nothing."""
+PAYS = 1 / 5
+"""The share of accepted checks with which they are worth their blocks on a network of ten."""
 
 MODEL, N_STEPS, LABELS = "flux-fluent", 20, (3, 5)
 
@@ -208,6 +208,6 @@ def pictures_of(sampler: str, scheduler: str) -> None:
         *(f"{sum(decibels) / len(decibels):.1f}", f"{min(decibels):.1f}", record.header.native or "-"),
     )
     assert torch.isfinite(scene.pictures[0]).all() or not finite
-    # A check that leads nowhere costs a block, and what one accepted call saves pays for as many as there are.
+    # A check that leads nowhere costs a block, and what one accepted call saves pays for many.
     calls = max(len(rows), N_STEPS * len(LABELS))  # those after a run went native are not among its rows
-    assert wasted / DEPTH - skipped * (1 - 1 / DEPTH) <= MOST_LOST * calls
+    assert wasted <= calls / 2 or skipped >= PAYS * (skipped + wasted)

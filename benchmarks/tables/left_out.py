@@ -35,7 +35,7 @@ def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = Non
         *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
         _thresholds(at_thresholds),
         _worth_of_checks(measured, chosen),
-        _choices(chosen),
+        _choices(measured, chosen),
         _other_choices(measured, chosen),
         _goals(measured, chosen),
     )
@@ -150,8 +150,20 @@ def _worth_of_checks(measured: Mapping[Where, Measured], chosen: Mapping[str, st
     return table(said, ["left out", "steps", *(f"{speed:g}x" for speed in SHOWN)], rows)
 
 
-def _choices(chosen: Mapping[str, str]) -> str:
-    return table("What was chosen on the others:", ["left out", "chosen"], chosen.items())
+def _choices(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:
+    """And what SpeCa as it is shipped would have come to, where something else was chosen."""
+    shipped = defaults().name
+    rows = []
+    for model, candidate in chosen.items():
+        here = measured.get((model, README_STEPS))
+        otherwise = here is not None and candidate != shipped and shipped in here.candidates
+        margins = [here.margin(shipped, speed) for speed in SHOWN] if here is not None and otherwise else []
+        rows.append([model, candidate, " / ".join("-" if each is None else f"{each[0]:+.1f}" for each in margins)])
+    said = "What was chosen on the others:"
+    at = " / ".join(f"{speed:g}x" for speed in SHOWN)
+    return table(
+        said, ["left out", "chosen", f"as shipped, dB over the best rival at {at} of {README_STEPS} steps"], rows
+    )
 
 
 def _other_choices(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:

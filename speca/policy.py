@@ -111,7 +111,7 @@ def situation(config: SpeCaConfig, call: Call, streams: Sequence[Stream]) -> Sit
         in_a_row=max(s.in_a_row for s in streams),
         progress=call.progress,
         expected_error=max(expected_error(call, s) for s in streams),
-        in_vain=max(s.patience.found for s in streams) if call.renoised else 0.0,
+        in_vain=max(s.patience.found for s in streams),
         trusted=max(trusted_error(call, s) for s in streams) if trusting else None,
     )
 

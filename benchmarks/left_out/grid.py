@@ -27,6 +27,13 @@ ALONE: dict[str, tuple[Any, ...]] = {
     "speca.schedule.DECIDED_AT": (5.0, 20.0),
     "speca.undecided.CELLS": (2, 8),
     "speca.stream.OWN_SHARE": (0.0, 0.7),
+    "speca.stream.DIRECT_SHARE": (0.0, 0.7),
+    "speca.stream.MOSTLY_NOISE_SPREAD": (0.0, 2.0),
+    "speca.undecided.OCTAVE": (1.4, 4.0),
+    "speca.patience.VAIN": (2, 5),
+    "accumulate_error": (False,),
+    "error_metric": ("relative_l1",),
+    "forecaster": ("taylor", "hermite"),
 }
 """Field of `SpeCaConfig`, or constant of a module -> values other than the one it has."""
 

@@ -93,7 +93,7 @@ def test_one_bad_conditioning_rejects_its_sample():
 
 
 def test_samples_go_their_own_ways_afterwards():
-    """Sample 1 is rejected at every call until its checks wait, sample 0 never: its run limit ends its forecasts alone."""
+    """Sample 1 is rejected at every call until its checks wait, sample 0 never: its run limit ends its forecasts."""
 
     def value(time, row):
         return 10.0 if row == 0 else 2.0**time

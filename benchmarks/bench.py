@@ -336,7 +336,7 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
     that there is to choose from, and of every method the settings that tell of the speeds in the table.
     """
     from left_out import grid
-    from left_out.choose import beyond_sight, choose, gather
+    from left_out.choose import beyond_sight, choose, gather, of_sampler
     from measure.sampling import Case
     from measure.subjects import load, of_zoo
     from methods import METHODS, OWN
@@ -348,7 +348,7 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
     chosen: dict[str, str] | None = None
     beyond: set[tuple[str, ...]] = set()
     if options.quick:
-        kept = Table(environment.RESULTS / "left-out.csv").rows
+        kept = of_sampler(Table(environment.RESULTS / "left-out.csv").rows)
         measured = gather(kept, OWN)
         chosen = {name: choose(measured, name, grid.defaults().name) for name in models}
         beyond = beyond_sight(kept)
@@ -369,10 +369,14 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
                 if (name, f"{steps}", setting.family, setting.label) not in beyond
             ]
             measure(subject, Cell(name, Case(steps), False), settings, samples, table)
+        if chosen is None and grid.ALONE_AT in options.steps:
+            tried = [("speca", setting) for each in grid.candidates_with_noise() for setting in each.settings()]
+            cell = Cell(name, Case(grid.ALONE_AT, grid.NOISY), False)
+            measure(subject, cell, [*settings_of(["fewer_steps"], True), *tried], samples, table)
     if options.no_report:
         return
     if chosen is None and not options.report:
-        measured = gather(table.rows, OWN)
+        measured = gather(of_sampler(table.rows), OWN)
         for name in models:
             own = choose(measured, name, grid.defaults().name)
             (candidate,) = [each for each in grid.candidates(grid.ALONE_AT) if each.name == own]

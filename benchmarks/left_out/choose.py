@@ -53,17 +53,22 @@ class Measured:
         return max((q.worst for curve in self.rivals.values() if (q := at_least(curve, speed))), default=None)
 
     def margin(self, candidate: str, speed: float) -> tuple[float, float] | None:
-        """dB over the best rival: of the mean, of the worst sample. None where no rival is that fast."""
+        """dB over the best rival: of the mean, of the worst sample. None where no rival is that fast, or where the
+        candidate was not measured."""
         best, worst = self.best_rival(speed), self.best_worst(speed)
-        if best is None or worst is None:
+        if best is None or worst is None or candidate not in self.candidates:
             return None
         own = at_least(self.candidates[candidate], speed)
         return (NOT_REACHED, NOT_REACHED) if own is None else (own.mean - best[1].mean, own.worst - worst)
 
 
+def of_sampler(rows: Iterable[Row], sampler: str = "euler") -> list[Row]:
+    return [row for row in rows if row["sampler"] == sampler]
+
+
 def gather(rows: Iterable[Row], unchecked: Sequence[str]) -> dict[Where, Measured]:
-    """Rows by place. A candidate's are of the method "speca", named by what it does not share with its others;
-    `unchecked` are the methods that are SpeCa without its checks."""
+    """Rows of one sampler by place. A candidate's are of the method "speca", named by what it does not share with its
+    others; `unchecked` are the methods that are SpeCa without its checks."""
     found: dict[Where, tuple[dict[str, list[Row]], ...]] = {}
     for row in rows:
         rivals, candidates, own = found.setdefault((row["model"], int(row["steps"])), ({}, {}, {}))
@@ -79,7 +84,8 @@ def gather(rows: Iterable[Row], unchecked: Sequence[str]) -> dict[Where, Measure
 
 def beyond_sight(rows: Sequence[Row]) -> set[tuple[str, ...]]:
     """(model, steps, family, label) of the settings that say nothing of the speeds `SHOWN`: slower than the last point
-    of their method's, or candidate's, curve before the first of these, or faster than the first one after the last."""
+    of their method's, or candidate's, curve before the first of these, or faster than the second one after the last
+    (fewer samples may find the first one slower)."""
     by_curve: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         by_curve.setdefault((row["model"], row["steps"], row["method"], candidate_of(row)), []).append(row)
@@ -87,7 +93,8 @@ def beyond_sight(rows: Sequence[Row]) -> set[tuple[str, ...]]:
     for (model, steps, _, _), of_curve in by_curve.items():
         speeds = [point.speed for point in curve_of(of_curve)]
         slowest = max((s for s in speeds if s <= SHOWN[0]), default=0.0)
-        fastest = min((s for s in speeds if s >= SHOWN[-1]), default=math.inf)
+        faster = [s for s in speeds if s >= SHOWN[-1]]  # slowest first
+        fastest = faster[1] if len(faster) > 1 else math.inf
         beyond |= {
             (model, steps, row["family"], row["label"])
             for row in of_curve

@@ -6,6 +6,7 @@ Those that depend on one another are tried in every combination; each of the oth
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,11 @@ ALONE: dict[str, tuple[Any, ...]] = {
     "forecaster": ("taylor", "hermite"),
 }
 """Field of `SpeCaConfig`, or constant of a module -> values other than the one it has."""
+
+WITH_NOISE: dict[str, tuple[Any, ...]] = {"speca.draft.RENOISED_NOISE_GAIN_LIMIT": (1.0, 3.0)}
+"""The same of what does nothing but where the sampler adds noise: chosen by itself, with the sampler `NOISY`."""
+
+NOISY = "euler_ancestral"
 
 ALONE_AT = 28
 """Steps at which they are tried: the choice is made where all candidates are measured."""
@@ -72,10 +78,18 @@ def defaults() -> Candidate:
 def candidates(steps: int) -> list[Candidate]:
     """All combinations of `GRID`, and at `ALONE_AT` steps `ALONE` beside the defaults."""
     combined = [Candidate(tuple(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())]
+    return [*combined, *_beside_the_defaults(ALONE)] if steps == ALONE_AT else combined
+
+
+def candidates_with_noise() -> list[Candidate]:
+    """The defaults, and `WITH_NOISE` beside them."""
+    return [defaults(), *_beside_the_defaults(WITH_NOISE)]
+
+
+def _beside_the_defaults(alone: Mapping[str, Sequence[Any]]) -> list[Candidate]:
     shipped = defaults().fields
-    alone = [
+    return [
         Candidate(shipped, ((name, value),)) if "." in name else Candidate((*shipped, (name, value)))
-        for name, values in ALONE.items()
+        for name, values in alone.items()
         for value in values
     ]
-    return [*combined, *alone] if steps == ALONE_AT else combined

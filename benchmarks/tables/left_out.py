@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean, mode, pstdev
 from typing import Any
 
-from left_out.choose import SHOWN, Measured, Row, Where, best_of, candidate_of, choose, gather
-from left_out.grid import defaults
+from left_out.choose import SHOWN, Measured, Row, Where, best_of, candidate_of, choose, gather, of_sampler
+from left_out.grid import ALONE_AT, NOISY, defaults
 from measure.curve import at_least
 from methods import METHODS, OWN
 
@@ -24,6 +24,8 @@ def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = Non
 
     chosen: the candidate of each model, where other rows than these chose it.
     """
+    with_noise = gather(of_sampler(rows, NOISY), OWN)
+    rows = of_sampler(rows)
     measured = gather(rows, OWN)
     models = list(dict.fromkeys(model for model, _ in measured))
     if chosen is None:
@@ -37,6 +39,7 @@ def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = Non
         _worth_of_checks(measured, chosen),
         _choices(measured, chosen),
         _other_choices(measured, chosen),
+        _with_noise(with_noise),
         _goals(measured, chosen),
     )
     text = "\n\n".join(part for part in parts if part)
@@ -51,7 +54,7 @@ def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = Non
                     for name, curve in (
                         *m.rivals.items(),
                         *m.unchecked.items(),
-                        ("speca", m.candidates[chosen[model]]),
+                        ("speca", m.candidates.get(chosen[model], ())),
                     )
                     if (quality := at_least(curve, speed))
                 }
@@ -108,7 +111,7 @@ def _table(measured: Mapping[Where, Measured], chosen: Mapping[str, str], steps:
 
 
 def _cell(m: Measured, candidate: str, speed: float) -> str:
-    own, best = at_least(m.candidates[candidate], speed), m.best_rival(speed)
+    own, best = at_least(m.candidates.get(candidate, ()), speed), m.best_rival(speed)
     if own is None:
         return "-"
     figures = f"{own.mean:.1f} / {own.tenth:.1f} / {own.worst:.1f}"
@@ -143,7 +146,7 @@ def _worth_of_checks(measured: Mapping[Where, Measured], chosen: Mapping[str, st
     for (model, steps), m in measured.items():
         cells = []
         for speed in SHOWN:
-            own, unchecked = at_least(m.candidates[chosen[model]], speed), best_of(m.unchecked, speed)
+            own, unchecked = at_least(m.candidates.get(chosen[model], ()), speed), best_of(m.unchecked, speed)
             cells.append(f"{own.mean - unchecked[1].mean:+.1f}" if own and unchecked else "-")
         rows.append([model, f"{steps}", *cells])
     said = "What the checks are worth: dB above SpeCa's own forecast without them, at a fixed interval or a plan."
@@ -189,6 +192,30 @@ def _other_choices(measured: Mapping[Where, Measured], chosen: Mapping[str, str]
     return table(said, ["instead", "steps", *(f"{speed:g}x" for speed in SHOWN)], lines)
 
 
+def _with_noise(measured: Mapping[Where, Measured]) -> str:
+    """What acts only where the sampler adds noise, chosen and scored by itself; "" with fewer than two models."""
+    if len(measured) < 2:
+        return ""
+    chosen = {model: choose(measured, model, defaults().name) for model, _ in measured}
+    said = (
+        f"With {NOISY}, {ALONE_AT} steps: what acts only where the sampler adds noise, chosen on the others. PSNR as"
+        " above, and in brackets how far the mean is above fewer steps."
+    )
+    head = ["left out", "chosen", *(f"{speed:g}x" for speed in SHOWN)]
+    return (
+        table(
+            said,
+            head,
+            [
+                [model, chosen[model], *(_cell(m, chosen[model], s) for s in SHOWN)]
+                for (model, _), m in measured.items()
+            ],
+        )
+        + "\n\n"
+        + _other_choices(measured, chosen)
+    )
+
+
 def _goals(measured: Mapping[Where, Measured], chosen: Mapping[str, str]) -> str:
     """A line per place and speed that misses its goal, and by how much."""
     missed = []
@@ -226,7 +253,7 @@ def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Pa
     speeds = [1.5 + 0.1 * i for i in range(46)]
     handles = {}
     for axis, (model, m) in zip(axes.flat, places, strict=False):
-        own = [(s, q) for s in speeds if (q := at_least(m.candidates[chosen[model]], s))]
+        own = [(s, q) for s in speeds if (q := at_least(m.candidates.get(chosen[model], ()), s))]
         best = [(s, b[1].mean) for s in speeds if (b := m.best_rival(s))]
         fewer = [(s, q.mean) for s in speeds if (q := at_least(m.rivals.get("fewer_steps", ()), s))]
         curves = (

@@ -369,9 +369,9 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
                 if (name, f"{steps}", setting.family, setting.label) not in beyond
             ]
             measure(subject, Cell(name, Case(steps), False), settings, samples, table)
-        if chosen is None and grid.ALONE_AT in options.steps:
+        if chosen is None and grid.CHOSEN_AT in options.steps:
             tried = [("speca", setting) for each in grid.candidates_with_noise() for setting in each.settings()]
-            cell = Cell(name, Case(grid.ALONE_AT, grid.NOISY), False)
+            cell = Cell(name, Case(grid.CHOSEN_AT, grid.NOISY), False)
             measure(subject, cell, [*settings_of(["fewer_steps"], True), *tried], samples, table)
     if options.no_report:
         return
@@ -379,7 +379,7 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
         measured = gather(of_sampler(table.rows), OWN)
         for name in models:
             own = choose(measured, name, grid.defaults().name)
-            (candidate,) = [each for each in grid.candidates(grid.ALONE_AT) if each.name == own]
+            (candidate,) = [each for each in grid.candidates(grid.CHOSEN_AT) if each.name == own]
             for steps in options.steps:
                 if own not in measured[name, steps].candidates:  # the choice fell on what was tried elsewhere alone
                     settings = [("speca", setting) for setting in candidate.settings()]

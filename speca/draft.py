@@ -29,14 +29,14 @@ class Draft:
     other: another guess at the output, to tell how far the forecast reaches. It repeats the newest output; where the
         forecast itself can do no more than that, with one anchor, it follows from the latent. Where a lone anchor's
         output is mostly noise, the two change places.
-    lone: whether a row has but one anchor.
+    guessed: whether nothing tells which way a row's output moves: it has but one anchor, or the sampler adds noise.
     """
 
     features: Tensors
     own_shares: Sequence[float]
     direct: Tensors
     other: Tensors
-    lone: Sequence[bool]
+    guessed: Sequence[bool]
 
 
 def can_forecast(call: Call, stream: Stream) -> bool:
@@ -67,8 +67,8 @@ def forecast(
     if len({tuple(t.shape for t in row) for row in features}) > 1:
         raise ForecastImpossibleError("shape_changed")
     own_shares = [1.0 if streams[row].repeats_added else streams[row].own_share for row in rows]
-    lone = [streams[row].history.lone is not None for row in rows]
-    return Draft(_cat(features), own_shares, _cat(direct), _cat(other), lone)
+    guessed = [call.renoised or streams[row].history.lone is not None for row in rows]
+    return Draft(_cat(features), own_shares, _cat(direct), _cat(other), guessed)
 
 
 def forecast_output(

@@ -122,10 +122,9 @@ def expected_error(call: Call, stream: Stream) -> float:
     It saves checks that are bound to fail: seconds, and 0.2 dB at equal speed; more where others are missing that make
     up for it (`verify.CARRIED_GROWTH`).
 
-    Where the sampler adds noise, noise decides. Nothing is expected while nothing tells which way to trust: the first
-    forecast that is thrown away teaches that (`answer.best_direct_shares`).
+    Where the sampler adds noise, noise decides.
     """
-    if stream.in_a_row == 0 or stream.direct_share is None or call.renoised:
+    if stream.in_a_row == 0 or call.renoised:
         return 0.0
     return stream.errors.expected(stream.weight(call), call.renoised)
 

@@ -97,7 +97,7 @@ class RecordingSession(Session):
 
     def evaluate(self, call: Call, network: Recordable) -> Tensors:  # type: ignore[override]
         began = self._clock()
-        needs_embedded = any(stream.needs_embedded for stream in self.streams.of(call))
+        needs_embedded = any(stream.needs_embedded(call) for stream in self.streams.of(call))
         exact = network.full(None, True)
         seconds = self._clock() - began
         recorded = exact

@@ -85,7 +85,7 @@ class Session:
         full_seconds = 0.0
         if accepted and speculated is not None:
             picked = call.rows_of(accepted)
-            answered = answer(speculated, picked, [streams[row].direct_share or 0.0 for row in picked])
+            answered = answer(speculated, picked, [streams[row].direct_share for row in picked])
             parts.append(answered)
             if self.config.check_every > 1 and not call.renoised:  # else nothing is ever trusted
                 for row, beside in beside_direct(answered, speculated).items():
@@ -165,7 +165,7 @@ class Session:
             told = len(samples) + (self.config.speed is not None)  # as in `_judge`
             self._agree([math.inf] * told, network.device)
             return None, {sample: Row(sample, "full", refused.reason) for sample in samples}, None
-        errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other, draft.lone)
+        errors = row_errors(self.config.error_metric, verified, draft.direct, draft.other, draft.guessed)
         verdicts, plan = self._judge(call, streams, network, samples, errors)
         return Speculated(rows, verified, draft.direct), verdicts, plan
 
@@ -195,7 +195,7 @@ class Session:
         threshold = threshold if plan is None else agreed.pop()
         for sample, error, own in zip(samples, agreed, by_tensor.T.tolist(), strict=True):
             carried = max(streams[row].errors.carried(call.renoised) for row in call.rows_of([sample]))
-            verdict = judge(error, threshold, carried)
+            verdict = judge(self._together.error(call, sample, error), threshold, carried)
             outcome: Outcome = "accepted" if verdict.accepted else "rejected"
             tensors = tuple(carried + each for each in own) if len(own) > 1 else ()
             verdicts[sample] = Row(sample, outcome, verdict.reason, verdict.error, threshold, tensors=tensors)
@@ -212,7 +212,7 @@ class Session:
         what the forecasts before it led astray put right)."""
         rows = call.rows_of(samples)
         keep = needs_anchor(self.config, call.progress)
-        keep_embedded = keep and any(streams[row].needs_embedded for row in rows)
+        keep_embedded = keep and any(streams[row].needs_embedded(call) for row in rows)
         exact = network.full(call.selection(rows), keep, keep_embedded)
         strayed = [streams[row].strayed(call, row, exact, i) for i, row in enumerate(rows)]
         if keep and exact.features is not None:

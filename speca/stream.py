@@ -24,16 +24,9 @@ from .undecided import Undecided
 from .verify import ErrorSum
 
 # Below this spread a model's output is mostly its latent's own noise, a hundredth of which is as large as the picture.
-# The spread is 1 and more for flow matching, about 1 / sigma for EPS. So where a run begins with a smaller one:
-# - A lone anchor, which can only be repeated, is repeated in what does not follow from the latent.
-# - Forecasts of features hold OWN_SHARE of the call's own embedded latent in the place of the forecast one. Forecast as
-#   a whole, they know nothing of where the latent has drifted; with all of it, the last block takes the drift for
-#   noise, which the skipped blocks would have told apart.
-# - DIRECT_SHARE of each answer is the direct forecast, until a rejection shows what is right for this run.
-# Chosen on the emoji DiT. On two other DiTs, OWN_SHARE 0 costs 2.7 and 2.8 dB (benchmarks/results/ablation.md).
+# The spread is 1 and more for flow matching, about 1 / sigma for EPS. So where a run begins with a smaller one, a lone
+# anchor, which can only be repeated, is repeated in what does not follow from the latent.
 MOSTLY_NOISE_SPREAD = 0.5
-OWN_SHARE = 0.4
-DIRECT_SHARE = 0.4
 
 # A stream that was not called for so many evaluations of the sampler is forgotten: its key does not come back.
 ROUNDS_KEPT = 8
@@ -48,7 +41,7 @@ class Stream:
     mostly_noise: whether the output was little but the noise of its latent, at the stream's first call. Later calls may
         differ, but not the kind of anchors.
     own_share: of the embedded input, which is not in the anchors' features but each call's own.
-    direct_share: of an answer, which is the direct forecast's (`answer`); None while nothing tells.
+    direct_share: of an answer, which is the direct forecast's (`answer`); while nothing tells, both ways count alike.
     rate: the error of a first forecast, by all that were checked (`budget.Forecasts`); None while none was.
     calls: made so far. in_a_row: forecasts kept since the last full call, unchecked: since the last check. errors:
         theirs, summed.
@@ -60,8 +53,8 @@ class Stream:
     def __init__(self, depth: int, mostly_noise: bool) -> None:
         self.history = History(depth)
         self.mostly_noise = mostly_noise
-        self.own_share = OWN_SHARE if mostly_noise else 0.0
-        self.direct_share = DIRECT_SHARE if mostly_noise else None
+        self.own_share = 0.0
+        self.direct_share = 0.5
         self.rate: float | None = None
         self.calls = 0
         self.in_a_row = 0
@@ -89,9 +82,8 @@ class Stream:
             self.history.clear()
         self.corrector.lose_track()
 
-    @property
-    def needs_embedded(self) -> bool:
-        return self.own_share > 0 or self.mostly_noise
+    def needs_embedded(self, call: Call) -> bool:
+        return self.own_share > 0 or (self.mostly_noise and self._alone(call))
 
     @property
     def repeats_added(self) -> bool:
@@ -107,6 +99,10 @@ class Stream:
         """The same of another step of the run."""
         return call.schedule.weight(step, self.undecided.decided_at)
 
+    def _alone(self, call: Call) -> bool:
+        """Whether an anchor of `call` would be the only one."""
+        return all(time == call.time for time in self.history.times)
+
     def keep_own(self, share: float) -> None:
         if share != self.own_share:  # features without another share are no anchors of these
             self.own_share = share
@@ -114,7 +110,7 @@ class Stream:
 
     def learn_direct_share(self, share: float) -> None:
         """The mean of the new and the old: one call is one noisy sample."""
-        self.direct_share = share if self.direct_share is None else (self.direct_share + share) / 2
+        self.direct_share = (self.direct_share + share) / 2
 
     def learn_rate(self, call: Call, error: float) -> None:
         """From a check's own error, which is one noisy sample: a plan that follows each one wanders."""
@@ -195,7 +191,7 @@ class Stream:
             if call.renoised:  # the past knows nothing of the latent's noise
                 return
             self.keep_own(0.0)
-        elif self.mostly_noise and not call.renoised and all(t == call.time for t in self.history.times):
+        elif self.mostly_noise and not call.renoised and self._alone(call):
             added = tuple(place(f - e) for f, e in zip(features, embedded, strict=True))
         if embedded is not None and self.own_share > 0:
             # In the place of what is not needed any more: a video's features are large.

@@ -4,11 +4,13 @@ Guidance takes the difference of two conditionings several times over. Errors of
 computed steps are nearly alike, and cancel in it; those of forecasts from different steps do not. ComfyUI asks for all
 conditionings in one call where memory and their shapes allow (`comfy/samplers.py`, `calc_cond_batch`), and else for one
 after the other. So within an evaluation of the sampler, what was computed for one conditioning is computed for those
-that follow; and where one was thrown away after another was accepted, all are computed in the next evaluation.
+that follow; and where one was thrown away after another was accepted, all are computed in the next evaluation. And a sample
+is as wrong as its worst conditioning, as in one call: what a check found of one counts for those that follow.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -20,11 +22,13 @@ from .policy import Decision
 
 @dataclass
 class Evaluation:
-    """What became of the streams of one sample at one time: stream -> computed. parted: not alike the time before."""
+    """What became of the streams of one sample at one time: stream -> computed. parted: not alike the time before.
+    error: the largest that a check has found."""
 
     made: dict[Hashable, bool] = field(default_factory=dict)
     parted: bool = False
     time: float | None = None
+    error: float = 0.0
 
     def begin(self, streams: Sequence[Hashable], time: float) -> None:
         """These are called now: in a new evaluation if it is at another time, or if one of them was called before."""
@@ -32,6 +36,7 @@ class Evaluation:
             self.time = time
             self.parted = len(set(self.made.values())) > 1
             self.made = {}
+            self.error = 0.0
 
     @property
     def computes(self) -> bool:
@@ -70,6 +75,14 @@ class Together:
             return []
         of = {sample: self._of[call.part, sample] for sample in computed}
         return [sample for sample, each in of.items() if each.parted or not all(each.made.values())]
+
+    def error(self, call: Call, sample: int, found: float) -> float:
+        """The sample's, where a check of this call has `found` so much: that, or more if another has found more."""
+        if not self._follows(call) or not math.isfinite(found):
+            return found
+        evaluation = self._of[call.part, sample]
+        evaluation.error = max(evaluation.error, found)
+        return evaluation.error
 
     def made(self, call: Call, computed: Sequence[bool]) -> None:
         """What became of each sample of the call."""

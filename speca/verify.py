@@ -77,9 +77,9 @@ def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
     return (difference * torch.maximum(difference, reach)).sqrt()
 
 
-def likely_error_of_one_anchor(difference: Tensor, reach: Tensor) -> Tensor:
-    """The same where there is one anchor, so that nothing knows which way the output moves: the verified output, its
-    repetition and what follows from the latent are three guesses, and how far they lie apart is added up.
+def likely_error_of_guesses(difference: Tensor, reach: Tensor) -> Tensor:
+    """The same where nothing tells which way the output moves, with one anchor or with fresh noise: the verified output,
+    its repetition and what follows from the latent are three guesses, and how far they lie apart is added up.
 
     On the zoo's FLUX and Cosmos 1 that is 0.6 to 1.6 times the true error; the difference alone is 0.3 to 0.8 times
     it, and a run that begins with two or three such forecasts keeps their error to its end: judged as others are, the
@@ -89,19 +89,19 @@ def likely_error_of_one_anchor(difference: Tensor, reach: Tensor) -> Tensor:
 
 
 def row_errors(
-    metric: str, verified: Sequence[Tensor], direct: Sequence[Tensor], other: Sequence[Tensor], lone: Sequence[bool]
+    metric: str, verified: Sequence[Tensor], direct: Sequence[Tensor], other: Sequence[Tensor], guessed: Sequence[bool]
 ) -> Tensor:
     """How wrong each row is likely to be in each of its T tensors, by a metric of `ERROR_METRICS`: (R, ...) per tensor
     -> (T, R) in fp32. It is as wrong as the worst of them.
 
-    `verified`, `direct` and `other` are the output in three ways (`answer.Speculated`, `draft.Draft`); `lone` tells
-    which rows rest on one anchor.
+    `verified`, `direct` and `other` are the output in three ways (`answer.Speculated`, `draft.Draft`); `guessed` tells
+    of which rows nothing tells which way their output moves.
     """
     errors = each_tensor(metric, direct, verified), each_tensor(metric, other, direct)
-    if not any(lone):
+    if not any(guessed):
         return likely_error(*errors)
-    of_one_anchor = torch.tensor(list(lone), device=errors[0].device)
-    return torch.where(of_one_anchor, likely_error_of_one_anchor(*errors), likely_error(*errors))
+    rows = torch.tensor(list(guessed), device=errors[0].device)
+    return torch.where(rows, likely_error_of_guesses(*errors), likely_error(*errors))
 
 
 def each_tensor(metric: str, forecast: Sequence[Tensor], exact: Sequence[Tensor]) -> Tensor:

@@ -104,7 +104,9 @@ def run(config, times, n_samples=1, n_conds=1, listener=None, **network):
         networks.append(bound)
         call = Call(time, time, i, i / len(times), n_samples, streams, tuple(range(n_conds)), kind="all")
         (output,) = session.evaluate(call, bound)
-        assert torch.equal(output, bound._values(None))
+        made = session.tally.record().calls[-1].rows
+        computed = [r for r in range(len(streams)) if not made[r % n_samples].skipped]
+        assert torch.equal(output[computed], bound._values(None)[computed])
     record = session.tally.record()
     return [[row.outcome for row in call.rows] for call in record.calls], networks, session
 

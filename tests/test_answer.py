@@ -12,10 +12,10 @@ from speca.history import Anchor
 from speca.session import Session
 
 
-@pytest.mark.parametrize(("truth", "expected"), [("verified", 2.0), ("direct", 1.0), ("between", 1.25)])
+@pytest.mark.parametrize(("truth", "expected"), [("verified", 1.75), ("direct", 1.25), ("between", 1.375)])
 def test_a_rejection_teaches_which_way_to_trust(truth, expected):
-    """The direct forecast repeats 1; the last block says 2. The full call tells who was right, and the next accepted
-    call, asked the same, answers so."""
+    """The direct forecast repeats 1; the last block says 2, and half-way is right for all that is known. The full call
+    tells who was right, and the next accepted call, asked the same, goes half of the way there."""
     full = {"verified": 2.0, "direct": 1.0, "between": 1.25}[truth]
 
     class TwoWays(FakeNetwork):

@@ -24,14 +24,15 @@ def test_a_forecast_that_repeats_an_anchor_is_still_checked_against_a_line():
 @pytest.mark.parametrize(("x", "error"), [(3.0, 1 / 5), (7.0, 1 / 5 + 2 / 4)])
 def test_one_anchor_is_repeated_and_judged_by_the_last_block_and_the_latent(x, error):
     """An output of 4 is repeated where the last block says 5: wrong by 1/5. The latent moved from 3 to `x`, and half of
-    that shows in the output: where it moved by 4, another guess is 6, and the repetition leaves out 2 of 4."""
+    that shows in the output: where it moved by 4, another guess is 6, and the repetition leaves out 2 of 4. The answer
+    lies half-way."""
     session = Session(replace(ONCE, threshold=1.0), HEADER)
     session.evaluate(call_at(2.0, 0, x=3.0), FakeNetwork(2.0, 1, lambda t, r: 4.0))
     (output,) = session.evaluate(call_at(1.0, 1, x=x), FakeNetwork(1.0, 1, lambda t, r: 5.0))
     row = session.tally.record().calls[1].rows[0]
     assert row.outcome == "accepted"
     assert row.error == pytest.approx(error)
-    assert torch.equal(output, torch.full((1, 4), 5.0))
+    assert torch.equal(output, torch.full((1, 4), 4.5))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_one_anchor_is_not_enough_where_a_repetition_cannot_be_judged(first, sec
 def test_where_the_output_is_mostly_noise_one_anchor_is_repeated_on_the_embedded_input():
     """Features of 4, of which 1 is the embedded input's. The output of 4 is half the latent, 3, and 2.5, which weighs
     twice as much at the second call's noise level: at a latent of 7 another 8.5 follows. The last block says 8, and
-    four tenths of the answer is the direct forecast."""
+    half of the answer is the direct forecast."""
     session = Session(replace(ONCE, threshold=1.0), HEADER)
     session.evaluate(call_at(2.0, 0, x=3.0, spread=0.1), FakeNetwork(2.0, 1, lambda t, r: 4.0, embedded=1.0))
     network = FakeNetwork(1.0, 1, lambda t, r: 8.0)
@@ -64,7 +65,7 @@ def test_where_the_output_is_mostly_noise_one_anchor_is_repeated_on_the_embedded
     assert torch.equal(features, torch.full((1, 4), 3.0))
     assert list(own_shares) == [1.0]
     assert errors(session)[1] == pytest.approx(0.5 / 8 + 4.5 / 8.5)
-    torch.testing.assert_close(output, torch.full((1, 4), 8.0 + 0.4 * 0.5))
+    torch.testing.assert_close(output, torch.full((1, 4), 8.0 + 0.5 * 0.5))
 
 
 @pytest.mark.parametrize(("now", "error"), [(3.0, 0.0), (4.0, 0.5 / 4), (7.0, 2.0 / 4)])

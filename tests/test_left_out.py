@@ -114,9 +114,10 @@ def test_every_candidate_is_a_valid_setting_and_has_a_name_of_its_own(comfy):
     from left_out import grid
     from speca.config import SpeCaConfig
 
-    usual, every = grid.candidates(20), grid.candidates(grid.ALONE_AT)
-    assert len(usual) == math.prod(map(len, grid.GRID.values()))
-    assert len(every) == len(usual) + sum(map(len, grid.ALONE.values()))
+    every = grid.candidates(grid.CHOSEN_AT)
+    assert grid.candidates(20) == [grid.defaults()]
+    assert grid.defaults() in every
+    assert len(every) == math.prod(map(len, grid.GRID.values())) + sum(map(len, grid.ALONE.values()))
     assert len({candidate.name for candidate in every}) == len(every)
     for candidate in every:
         SpeCaConfig(**dict(candidate.fields))

@@ -70,13 +70,6 @@ def test_no_forecast_is_tried_whose_error_must_pass_the_threshold():
     assert networks[-1].speculated_rows == []
 
 
-def test_the_first_forecast_that_is_too_wrong_is_tried_all_the_same():
-    """1/11 = .091, grown and once more .2: over .19, but nothing has been thrown away yet that could be learnt from."""
-    config = replace(REUSE, accumulate_error=True, threshold=0.19)
-    outcomes, _, _ = run(config, [8.0, 9.0, 10.0, 11.0])
-    assert outcomes[-1] == ["rejected"]
-
-
 def test_with_fresh_noise_no_error_is_expected():
     """Repeating a rest of 1 where it is 2 is wrong by 2/4, twice too much. Then 2 is repeated for 4, wrong by 4/8; once
     more would be too much again, but the rest is 2.5 next, and 1/5 is not."""

@@ -1,5 +1,6 @@
 """Conditionings that come in calls of their own: what one had computed, the others have too."""
 
+import math
 from dataclasses import replace
 
 from fake_network import HEADER, REUSE, FakeNetwork
@@ -99,6 +100,22 @@ def test_a_reason_of_its_own_is_kept():
 def test_without_a_known_part_each_goes_alone():
     together = after(call("cond", part=None), [True])
     assert together.decide(call("uncond", part=None), [SPECULATE], True) == [SPECULATE]
+
+
+def test_a_sample_is_as_wrong_as_its_worst_conditioning():
+    together = Together()
+    for time, found, counted in [(3.0, (0.1, 0.05), (0.1, 0.1)), (2.0, (0.02, 0.04), (0.02, 0.04))]:
+        for stream, error, expected in zip(("cond", "uncond"), found, counted, strict=True):
+            of = call(stream, time=time)
+            together.decide(of, [SPECULATE], True)
+            assert together.error(of, 0, error) == expected
+            together.made(of, [False])
+    other = call("cond", part="elsewhere")
+    together.decide(other, [SPECULATE], True)
+    assert together.error(other, 0, 0.01) == 0.01
+    assert together.error(other, 0, math.inf) == math.inf
+    assert together.error(other, 0, 0.01) == 0.01
+    assert together.error(call("cond", part=None), 0, 0.001) == 0.001
 
 
 def test_a_run_whose_conditionings_come_one_by_one():

@@ -128,9 +128,9 @@ def test_the_errors_of_each_tensor_of_each_row():
     verified, direct, other = torch.tensor([[2.0], [4.0]]), torch.tensor([[2.0], [3.0]]), torch.tensor([[2.0], [1.0]])
     same = torch.ones(2, 5)
     outputs = (verified, same), (direct, same), (other, same)
-    errors = row_errors("relative_l2", *outputs, lone=(False, False))
+    errors = row_errors("relative_l2", *outputs, guessed=(False, False))
     assert errors.tolist() == [pytest.approx([0.0, math.sqrt(1 / 4 * 2 / 3)]), [0.0, 0.0]]
-    with_one_anchor = row_errors("relative_l2", *outputs, lone=(False, True))
+    with_one_anchor = row_errors("relative_l2", *outputs, guessed=(False, True))
     assert with_one_anchor.tolist() == [pytest.approx([0.0, 1 / 4 + 2 / 3]), [0.0, 0.0]]
 
 

@@ -27,14 +27,12 @@ ALONE: dict[str, tuple[Any, ...]] = {
     "speca.verify.CARRIED_GROWTH": (1.0, 1.4),
     "speca.schedule.DECIDED_AT": (5.0, 20.0),
     "speca.undecided.CELLS": (2, 8),
-    "speca.stream.OWN_SHARE": (0.0, 0.7),
-    "speca.stream.DIRECT_SHARE": (0.0, 0.7),
     "speca.stream.MOSTLY_NOISE_SPREAD": (0.0, 2.0),
     "speca.undecided.OCTAVE": (1.4, 4.0),
-    "speca.patience.VAIN": (2, 5),
+    "speca.patience.VAIN": (4, 6),
     "accumulate_error": (False,),
     "error_metric": ("relative_l1",),
-    "forecaster": ("taylor", "hermite"),
+    "forecaster": ("taylor",),
 }
 """Field of `SpeCaConfig`, or constant of a module -> values other than the one it has."""
 
@@ -43,8 +41,8 @@ WITH_NOISE: dict[str, tuple[Any, ...]] = {"speca.draft.RENOISED_NOISE_GAIN_LIMIT
 
 NOISY = "euler_ancestral"
 
-ALONE_AT = 28
-"""Steps at which they are tried: the choice is made where all candidates are measured."""
+CHOSEN_AT = 28
+"""Steps at which all are tried and the choice is made. At others what is shipped is measured, and what was chosen."""
 
 THRESHOLDS = (0.01, 0.025, 0.05, 0.10, 0.20, 0.40, 0.80, 1.60, 3.60)
 
@@ -76,9 +74,11 @@ def defaults() -> Candidate:
 
 
 def candidates(steps: int) -> list[Candidate]:
-    """All combinations of `GRID`, and at `ALONE_AT` steps `ALONE` beside the defaults."""
+    """At `CHOSEN_AT` steps all combinations of `GRID`, and `ALONE` beside the defaults; else the defaults."""
+    if steps != CHOSEN_AT:
+        return [defaults()]
     combined = [Candidate(tuple(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())]
-    return [*combined, *_beside_the_defaults(ALONE)] if steps == ALONE_AT else combined
+    return [*combined, *_beside_the_defaults(ALONE)]
 
 
 def candidates_with_noise() -> list[Candidate]:

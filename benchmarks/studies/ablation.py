@@ -49,8 +49,8 @@ def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
         "growth": ("errors add up without growing (CARRIED_GROWTH 1)", [growth]),
         "likely": ("the difference alone is judged (`verify.likely_error`)", [likely]),
         "lone": (
-            "one anchor judged as several are (`likely_error_of_one_anchor`)",
-            [("speca.verify.likely_error_of_one_anchor", likely_error)],
+            "guesses judged as lines are (`likely_error_of_guesses`)",
+            [("speca.verify.likely_error_of_guesses", likely_error)],
         ),
         "expected": ("every check tried (`policy.expected_error`)", [expected]),
         "judged": ("these three together: growth, likely error, checks bound to fail", [growth, likely, expected]),

@@ -10,7 +10,7 @@ from statistics import fmean, mode, pstdev
 from typing import Any
 
 from left_out.choose import SHOWN, Measured, Row, Where, best_of, candidate_of, choose, gather, of_sampler
-from left_out.grid import ALONE_AT, NOISY, defaults
+from left_out.grid import CHOSEN_AT, NOISY, defaults
 from measure.curve import at_least
 from methods import METHODS, OWN
 
@@ -198,7 +198,7 @@ def _with_noise(measured: Mapping[Where, Measured]) -> str:
         return ""
     chosen = {model: choose(measured, model, defaults().name) for model, _ in measured}
     said = (
-        f"With {NOISY}, {ALONE_AT} steps: what acts only where the sampler adds noise, chosen on the others. PSNR as"
+        f"With {NOISY}, {CHOSEN_AT} steps: what acts only where the sampler adds noise, chosen on the others. PSNR as"
         " above, and in brackets how far the mean is above fewer steps."
     )
     head = ["left out", "chosen", *(f"{speed:g}x" for speed in SHOWN)]

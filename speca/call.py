@@ -82,7 +82,7 @@ class Exact:
 class Network(Protocol):
     """The network bound to one call's inputs, (B, ...). `rows` picks R of the B rows; None takes all as they are.
 
-    `speculate` puts the features on a share of the embedded input: one of `own_shares` for each of the R rows, or none.
+    `speculate` puts the features of some rows on the embedded input: those of which `on_embedded`, (R,), says so.
     """
 
     splittable: bool
@@ -90,7 +90,7 @@ class Network(Protocol):
 
     def full(self, rows: Sequence[int] | None, keep_features: bool, keep_embedded: bool = False) -> Exact: ...
 
-    def speculate(self, features: Tensors, rows: Sequence[int] | None, own_shares: Sequence[float] = ()) -> Tensors: ...
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, on_embedded: Sequence[bool] = ()) -> Tensors: ...
 
 
 class ForecastImpossibleError(Exception):

@@ -24,7 +24,7 @@ ANCHORS_TO_FORECAST = 2
 class Draft:
     """What anchors say of some rows of a call, (R, ...) per tensor.
 
-    features: for the last block, to be put on a share of the call's own embedded input: one of `own_shares` per row.
+    features: for the last block; of rows `on_embedded`, to be put on the call's own embedded input.
     direct: the output, forecast from past outputs.
     other: another guess at the output, to tell how far the forecast reaches. It repeats the newest output; where the
         forecast itself can do no more than that, with one anchor, it follows from the latent. Where a lone anchor's
@@ -33,7 +33,7 @@ class Draft:
     """
 
     features: Tensors
-    own_shares: Sequence[float]
+    on_embedded: Sequence[bool]
     direct: Tensors
     other: Tensors
     guessed: Sequence[bool]
@@ -66,9 +66,9 @@ def forecast(
     )
     if len({tuple(t.shape for t in row) for row in features}) > 1:
         raise ForecastImpossibleError("shape_changed")
-    own_shares = [1.0 if streams[row].repeats_added else streams[row].own_share for row in rows]
+    on_embedded = [streams[row].relative or streams[row].repeats_added for row in rows]
     guessed = [call.renoised or streams[row].history.lone is not None for row in rows]
-    return Draft(_cat(features), own_shares, _cat(direct), _cat(other), guessed)
+    return Draft(_cat(features), on_embedded, _cat(direct), _cat(other), guessed)
 
 
 def forecast_output(

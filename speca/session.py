@@ -158,7 +158,7 @@ class Session:
         rows = call.rows_of(samples)
         try:
             draft = forecast(self.config, call, streams, rows, network.device)
-            verified = network.speculate(draft.features, call.selection(rows), draft.own_shares)
+            verified = network.speculate(draft.features, call.selection(rows), draft.on_embedded)
         except ForecastImpossibleError as refused:
             for row in rows:
                 streams[row].history.clear()

@@ -40,7 +40,7 @@ class Stream:
 
     mostly_noise: whether the output was little but the noise of its latent, at the stream's first call. Later calls may
         differ, but not the kind of anchors.
-    own_share: of the embedded input, which is not in the anchors' features but each call's own.
+    relative: whether the anchors' features are what the blocks added to the embedded input, which is each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); while nothing tells, both ways count alike.
     rate: the error of a first forecast, by all that were checked (`budget.Forecasts`); None while none was.
     calls: made so far. in_a_row: forecasts kept since the last full call, unchecked: since the last check. errors:
@@ -53,7 +53,7 @@ class Stream:
     def __init__(self, depth: int, mostly_noise: bool) -> None:
         self.history = History(depth)
         self.mostly_noise = mostly_noise
-        self.own_share = 0.0
+        self.relative = False
         self.direct_share = 0.5
         self.rate: float | None = None
         self.calls = 0
@@ -83,7 +83,7 @@ class Stream:
         self.corrector.lose_track()
 
     def needs_embedded(self, call: Call) -> bool:
-        return self.own_share > 0 or (self.mostly_noise and self._alone(call))
+        return self.relative or (self.mostly_noise and self._alone(call))
 
     @property
     def repeats_added(self) -> bool:
@@ -103,9 +103,9 @@ class Stream:
         """Whether an anchor of `call` would be the only one."""
         return all(time == call.time for time in self.history.times)
 
-    def keep_own(self, share: float) -> None:
-        if share != self.own_share:  # features without another share are no anchors of these
-            self.own_share = share
+    def keep_relative(self, relative: bool) -> None:
+        if relative != self.relative:  # features of the one kind are no anchors of the other
+            self.relative = relative
             self.history.clear()
 
     def learn_direct_share(self, share: float) -> None:
@@ -190,16 +190,13 @@ class Stream:
         if embedded is None:
             if call.renoised:  # the past knows nothing of the latent's noise
                 return
-            self.keep_own(0.0)
+            self.keep_relative(False)
         elif self.mostly_noise and not call.renoised and self._alone(call):
             added = tuple(place(f - e) for f, e in zip(features, embedded, strict=True))
-        if embedded is not None and self.own_share > 0:
+        if embedded is not None and self.relative:
             # In the place of what is not needed any more: a video's features are large.
             outs = embedded if alone else [None] * len(features)
-            features = tuple(
-                torch.sub(f, e, alpha=self.own_share, out=out)
-                for f, e, out in zip(features, embedded, outs, strict=True)
-            )
+            features = tuple(torch.sub(f, e, out=out) for f, e, out in zip(features, embedded, outs, strict=True))
         elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch
             features = tuple(f.clone() for f in features)
         if strayed is not None and latent is not None and call.level is not None:
@@ -239,7 +236,7 @@ class Streams:
                 stream.round = self._round
         if call.renoised:
             for stream in streams:
-                stream.keep_own(1.0)
+                stream.keep_relative(True)
         return streams
 
     def begin_round(self) -> None:

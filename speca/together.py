@@ -4,8 +4,8 @@ Guidance takes the difference of two conditionings several times over. Errors of
 computed steps are nearly alike, and cancel in it; those of forecasts from different steps do not. ComfyUI asks for all
 conditionings in one call where memory and their shapes allow (`comfy/samplers.py`, `calc_cond_batch`), and else for one
 after the other. So within an evaluation of the sampler, what was computed for one conditioning is computed for those
-that follow; and where one was thrown away after another was accepted, all are computed in the next evaluation. And a sample
-is as wrong as its worst conditioning, as in one call: what a check found of one counts for those that follow.
+that follow; and where one was thrown away after another was accepted, all are computed in the next evaluation. And a
+sample is as wrong as its worst conditioning, as in one call: what a check found of one counts for those that follow.
 """
 
 from __future__ import annotations

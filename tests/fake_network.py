@@ -46,10 +46,10 @@ class FakeNetwork:
             embedded = (torch.full_like(values, self.embedded),)
         return Exact((values.clone(),) if keep_features else None, (values,), embedded)
 
-    def speculate(self, features, rows, own_shares=()):
+    def speculate(self, features, rows, on_embedded=()):
         if self.refuse:
             raise ForecastImpossibleError(self.refuse)
-        self.given = (features, own_shares)
+        self.given = (features, on_embedded)
         self.speculated_rows.append(rows)
         return (self._values(rows),)
 
@@ -65,9 +65,9 @@ class Renoised(FakeNetwork):
         self.asked_relative.append(keep_embedded)
         return super().full(rows, keep_features, keep_embedded)
 
-    def speculate(self, features, rows, own_shares=()):
-        self.asked_relative.append(own_shares == [1.0])
-        return super().speculate(features, rows, own_shares)
+    def speculate(self, features, rows, on_embedded=()):
+        self.asked_relative.append(on_embedded == [True])
+        return super().speculate(features, rows, on_embedded)
 
 
 HEADER = RunHeader(

@@ -19,7 +19,7 @@ def test_a_rejection_teaches_which_way_to_trust(truth, expected):
     full = {"verified": 2.0, "direct": 1.0, "between": 1.25}[truth]
 
     class TwoWays(FakeNetwork):
-        def speculate(self, features, rows, own_shares=()):
+        def speculate(self, features, rows, on_embedded=()):
             return (torch.full((1, 4), 2.0),)
 
     session = Session(replace(REUSE, threshold=0.4, threshold_end_factor=1000.0), HEADER)

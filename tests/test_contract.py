@@ -187,12 +187,12 @@ def in_each_call(patcher: Any, action: Callable[..., None]) -> Iterator[Any]:
 
 
 def exact_and_repeated(
-    tiny: Any, change: Callable[[torch.Tensor], torch.Tensor], own_share: Callable[[int], float] | None = None
+    tiny: Any, change: Callable[[torch.Tensor], torch.Tensor], relative: Callable[[int], bool] | None = None
 ) -> list[tuple[Any, Any, bool]]:
     """For the first and the last call of a run: (its output, that of its last block and head alone, inputs unchanged).
 
-    The last block is given the features that entered it in the full call, after `change`, in each row without the
-    share of the embedded input that they are to be put on.
+    The last block is given the features that entered it in the full call, after `change`; of rows that are `relative`,
+    without the embedded input that they are to be put on.
     """
     from speca.adapters import recognise
     from speca.comfyui.compiled import Forwards
@@ -205,16 +205,16 @@ def exact_and_repeated(
         before = copied([list(args), inputs])
         forwards = Forwards(native, native, False)
         bound = BoundNetwork(recognise(network), forwards, args, kwargs, n_rows(args[0]), True, Entry())
-        exact = bound.full(None, True, keep_embedded=own_share is not None)
+        exact = bound.full(None, True, keep_embedded=relative is not None)
         assert exact.features is not None
-        given, shares = exact.features, []
-        if own_share is not None:
+        given, rows = exact.features, []
+        if relative is not None:
             assert exact.embedded is not None
-            shares = [own_share(row) for row in range(n_rows(args[0]))]
+            rows = [relative(row) for row in range(n_rows(args[0]))]
             for feature, embedded in zip(given, exact.embedded, strict=True):
-                for row, share in enumerate(shares):
-                    feature[row] -= share * embedded[row]
-        again = bound.speculate(tuple(change(feature.clone()) for feature in given), None, shares)
+                for row in itertools.compress(range(len(rows)), rows):
+                    feature[row] -= embedded[row]
+        again = bound.speculate(tuple(change(feature.clone()) for feature in given), None, rows)
         found.append((exact.output, again, same([list(args), inputs], before)))
 
     with in_each_call(tiny.model_patcher, action) as patcher:
@@ -244,10 +244,10 @@ class TestContract:
             assert unchanged
 
     def test_features_relative_to_the_embedded_input_give_the_same_output(self, subject: Subject) -> None:
-        """As they are kept where the sampler adds noise, and in part where noise is predicted; taking the input off and
-        adding it again rounds."""
-        for own_share in (lambda row: 1.0, lambda row: 0.4 if row % 2 else 1.0):
-            for full, repeated, unchanged in exact_and_repeated(subject.tiny, lambda feature: feature, own_share):
+        """As they are kept where the sampler adds noise, and in some rows where noise is predicted; taking the input
+        off and adding it again rounds."""
+        for relative in (lambda row: True, lambda row: bool(row % 2)):
+            for full, repeated, unchanged in exact_and_repeated(subject.tiny, lambda feature: feature, relative):
                 assert all(distance(b, a) < 1e-4 for a, b in zip(full, repeated, strict=True))
                 assert unchanged
 

@@ -191,8 +191,8 @@ def session_over(kind, threshold, wrong_by=0.0):
         def _values(self, rows):
             return output(kind, self.time, x)
 
-        def speculate(self, features, rows, own_shares=()):
-            return (super().speculate(features, rows, own_shares)[0] + wrong_by,)
+        def speculate(self, features, rows, on_embedded=()):
+            return (super().speculate(features, rows, on_embedded)[0] + wrong_by,)
 
     for step, sigma in enumerate(SIGMAS[:-1]):
         level = kind(sigma)

@@ -57,10 +57,10 @@ def spend(config, steps=28, n_samples=1, calls_a_step=1, apart=False, check=0.2,
             clock.now += seconds * (self.n_rows if rows is None else len(rows)) / self.n_rows
             return super().full(rows, keep_features, keep_embedded)
 
-        def speculate(self, features, rows, own_shares=()):
+        def speculate(self, features, rows, on_embedded=()):
             seconds = check() if callable(check) else check
             clock.now += seconds * (self.n_rows if rows is None else len(rows)) / self.n_rows
-            return super().speculate(features, rows, own_shares)
+            return super().speculate(features, rows, on_embedded)
 
     header = replace(HEADER, steps=steps, n_blocks=round(FULL / 0.2), n_samples=n_samples)
     session = Session(config, header, clock=clock)

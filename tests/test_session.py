@@ -119,7 +119,7 @@ def test_a_batch_that_cannot_be_taken_apart_is_computed_whole():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_not_a_number_is_a_rejection(bad):
     class Broken(FakeNetwork):
-        def speculate(self, features, rows, own_shares=()):
+        def speculate(self, features, rows, on_embedded=()):
             return (torch.full((1, 4), bad),)
 
     session = Session(replace(REUSE, threshold=1e6), HEADER)

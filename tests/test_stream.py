@@ -25,32 +25,30 @@ def test_streams_of_separate_calls_do_not_mix():
     assert {c.rows[0].error for c in session.tally.record().calls[4:]} == {0.0}
 
 
-def test_what_a_stream_keeps_is_settled_by_its_first_call():
-    """At the end of a run the output is noise no longer; anchors of two kinds could not be combined."""
-    session = Session(replace(ONCE, threshold=0.05), HEADER)
-    for i, (value, spread) in enumerate([(4.0, 0.1), (8.0, 0.1), (8.0, 2.0)]):
-        network = FakeNetwork(2.0 - i, 1, lambda t, r, value=value: value, embedded=1.0)
-        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=spread), network)
-    assert list(network.given[1]) == [0.4]
-
-
-@pytest.mark.parametrize(
-    ("spread", "embedded", "forecast", "own_share"),
-    [(0.1, 1.0, 7.6, 0.4), (0.1, None, 8.0, 0.0), (1.0, 1.0, 8.0, 0.0)],
-    ids=["mostly noise", "mostly noise, not embedded", "flow"],
-)
-def test_with_a_second_anchor_features_hold_a_share_of_the_own_latent_where_it_is_mostly_noise(
-    spread, embedded, forecast, own_share
-):
-    """Features of 8, of which 1 is the embedded input's: four tenths of that are left out, to be this call's own."""
+@pytest.mark.parametrize("embedded", [1.0, None])
+def test_with_a_second_anchor_features_are_forecast_whole(embedded):
+    """Features of 8, of which 1 is the embedded input's, which is not asked for any more."""
     session = Session(replace(ONCE, threshold=0.05), HEADER)
     for i, value in enumerate((4.0, 8.0, 8.0)):  # the repetition is far off and computed
         network = FakeNetwork(2.0 - i, 1, lambda t, r, value=value: value, embedded=embedded)
-        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=spread), network)
+        session.evaluate(call_at(2.0 - i, i, x=3.0, spread=0.1), network)
     assert [call.outcome for call in session.tally.record().calls][1] in ("full", "rejected")
-    ((features,), own_shares) = network.given
-    torch.testing.assert_close(features, torch.full((1, 4), forecast))
-    assert list(own_shares) == [own_share]
+    ((features,), on_embedded) = network.given
+    torch.testing.assert_close(features, torch.full((1, 4), 8.0))
+    assert list(on_embedded) == [False]
+
+
+def test_the_embedded_input_is_asked_for_where_it_will_be_kept():
+    """It costs a copy of a video's features, or a second pass through what lies around the blocks."""
+    call = call_at(2.0, 0, x=3.0)
+    assert not Stream(3, mostly_noise=False).needs_embedded(call)
+    stream = Stream(3, mostly_noise=True)
+    assert stream.needs_embedded(call)
+    stream.keep(call, 0, FakeNetwork(2.0, 1).full(None, True, True), 0, lambda tensor: tensor)
+    assert stream.needs_embedded(call)  # takes its place
+    assert not stream.needs_embedded(call_at(1.0, 1, x=3.0))
+    stream.keep_relative(True)
+    assert stream.needs_embedded(call_at(1.0, 1, x=3.0))
 
 
 def test_samples_with_one_anchor_and_with_two_share_a_batch():
@@ -61,9 +59,9 @@ def test_samples_with_one_anchor_and_with_two_share_a_batch():
         latent = latent_of(torch.full((2, 4), 3.0), 0.5, 0.1)
         network = FakeNetwork(3.0 - i, 2, lambda t, r: 8.0 if r == 0 and t < 3 else 4.0, embedded=1.0)
         session.evaluate(Call(3.0 - i, 1.0, i, 0.0, 2, streams, latent=latent), network)
-    ((features,), own_shares) = network.given
-    assert list(own_shares) == [0.4, 1.0]
-    torch.testing.assert_close(features[:, 0], torch.tensor([7.6, 3.0]))
+    ((features,), on_embedded) = network.given
+    assert list(on_embedded) == [False, True]
+    torch.testing.assert_close(features[:, 0], torch.tensor([8.0, 3.0]))
 
 
 def test_anchors_from_before_the_noise_are_dropped():

@@ -29,9 +29,9 @@ def test_speedup_is_what_the_calls_would_have_cost_over_what_they_did(to_set_up)
             clock.now += 10 if clock.now else 10 + to_set_up
             return super().full(rows, keep_features, keep_embedded)
 
-        def speculate(self, features, rows, own_shares=()):
+        def speculate(self, features, rows, on_embedded=()):
             clock.now += 1
-            return super().speculate(features, rows, own_shares)
+            return super().speculate(features, rows, on_embedded)
 
     session = Session(replace(REUSE, threshold=0.15), HEADER, clock=clock)
     for i, time in enumerate([8.0, 9.0, 10.0, 11.0, 12.0]):

@@ -47,8 +47,8 @@ def test_each_so_many_th_forecast_is_checked_the_first_one_too(check_every, expe
 
 
 def test_a_trusted_answer_goes_on_as_the_last_check_found_that_forecasts_are_off():
-    """Outputs 1, 2, then 3.5: the line says 3, and the last block half more; the answer is half-way. The line to 4 and as
-    much more are 4.25."""
+    """Outputs 1, 2, then 3.5: the line says 3, and the last block half more; the answer is half-way. The line to 4 and
+    as much more are 4.25."""
     told = {0.0: 1.0, 1.0: 2.0, 2.0: 3.5, 3.0: 99.0}
     rows, outputs, _ = play(TRUSTING, [0.0, 1.0, 2.0, 3.0], lambda time, row: told[time])
     assert outcomes(rows)[2:] == ["accepted", "trusted"]

@@ -233,7 +233,7 @@ class BoundNetwork:
     def _blocks_skipped(self) -> AbstractContextManager[None]:
         return exchanged_forwards(self._anatomy.untouched)
 
-    def speculate(self, features: Tensors, rows: Sequence[int] | None, own_shares: Sequence[float] = ()) -> Tensors:
+    def speculate(self, features: Tensors, rows: Sequence[int] | None, on_embedded: Sequence[bool] = ()) -> Tensors:
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
         verified = 0
 
@@ -243,7 +243,7 @@ class BoundNetwork:
             needed = stage.needed(block, args, kwargs)
             if [t.shape for t in needed] != [f.shape for f in features]:
                 raise ForecastImpossibleError("shape_changed")
-            forecast = tuple(_on_embedded(f, t, own_shares) for f, t in zip(features, needed, strict=True))
+            forecast = tuple(_put_on(t, f, on_embedded) for f, t in zip(features, needed, strict=True))
             new_args, new_kwargs = stage.with_needed(block, args, kwargs, forecast)
             return native(*new_args, **new_kwargs)
 
@@ -298,14 +298,14 @@ class BoundNetwork:
         return tuple(output)
 
 
-def _on_embedded(forecast: Tensor, embedded: Tensor, shares: Sequence[float]) -> Tensor:
-    """The forecast (R, ...) in the dtype of the embedded input, on top of each row's share of that."""
+def _put_on(embedded: Tensor, forecast: Tensor, rows: Sequence[bool]) -> Tensor:
+    """The forecast (R, ...) in the dtype of the embedded input; of those `rows`, on top of it."""
     forecast = forecast.to(embedded.dtype)
-    if not any(shares):
+    if not any(rows):
         return forecast
-    if len(set(shares)) == 1:
-        return torch.add(forecast, embedded, alpha=shares[0])
-    by_row = torch.tensor(shares, dtype=embedded.dtype, device=embedded.device)
+    if all(rows):
+        return forecast + embedded
+    by_row = torch.tensor(list(rows), dtype=embedded.dtype, device=embedded.device)
     return torch.addcmul(forecast, by_row.view(-1, *[1] * (embedded.ndim - 1)), embedded)
 
 

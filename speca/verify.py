@@ -4,7 +4,7 @@ The paper (section 3.2) compares the forecast features of one deep block with th
 e = |F_hat - F| / (|F| + 1e-8). Here the *model's output* is compared: the last block and the head run for real on the
 forecast features, and their output is held against the output forecast directly from past outputs. Its rank
 correlation with the true error of the accepted output is higher, it costs nothing to keep, and the sampler
-receives the verified output, moved towards the direct forecast as far as past rejections taught (`answer`).
+receives what lies between the two, where past rejections taught (`answer`).
 
 Both outputs descend from the same anchors, so they share errors that their difference cannot show: `likely_error` adds
 what it can know of those. What is compared with the threshold is that error times what it costs the final picture

@@ -58,7 +58,6 @@ def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
             "no share learnt from rejections (`answer.best_direct_shares`)",
             [("speca.session.best_direct_shares", lambda *args: {})],
         ),
-        "own": ("features forecast whole where noise is predicted (OWN_SHARE 0)", [("speca.stream.OWN_SHARE", 0.0)]),
         "undecided": (
             "what an early error costs is not learnt (`undecided`; DECIDED_AT stays)",
             [("speca.undecided.Undecided.decided_at", property(lambda self: None))],

@@ -110,7 +110,7 @@ def inside_and_around(network: nn.Module, anatomy: Anatomy, model_options: Mappi
     drafts for computed steps, and forecasts are in the picture. A pack at one end alone mostly guides, tiles, observes.
     """
     options = model_options.get("transformer_options", {})
-    patches = [patch for replaced in (options.get("patches_replace") or {}).values() for patch in replaced.values()]
+    patches = _in_blocks_places(options)
     n_replaced = Counter(map(_package, patches))
     inside = [patch for patch in patches if n_replaced[_package(patch)] >= anatomy.n_blocks]
     for module in uncompiled(network).modules():
@@ -130,10 +130,9 @@ def inside_and_around(network: nn.Module, anatomy: Anatomy, model_options: Mappi
 
 def in_the_network(options: Mapping[str, Any]) -> list[str]:
     """Names of what may keep blocks from running in a call with these `transformer_options`."""
-    replaced = options.get("patches_replace") or {}
     return [
         *_wrappers(options, (WrappersMP.DIFFUSION_MODEL,)),
-        *dict.fromkeys(_named(patch) for patches in replaced.values() for patch in patches.values()),
+        *dict.fromkeys(map(_named, _in_blocks_places(options))),
     ]
 
 
@@ -142,6 +141,11 @@ def around_the_network(model_options: Mapping[str, Any]) -> list[str]:
     function = model_options.get("model_function_wrapper")
     options = model_options.get("transformer_options", {})
     return [*([] if function is None else [_named(function)]), *_wrappers(options, AROUND_THE_NETWORK)]
+
+
+def _in_blocks_places(options: Mapping[str, Any]) -> list[Any]:
+    """What other packs run in the place of blocks, or of what is in them."""
+    return [patch for replaced in (options.get("patches_replace") or {}).values() for patch in replaced.values()]
 
 
 def _wrappers(options: Mapping[str, Any], kinds: tuple[str, ...]) -> list[str]:

@@ -370,7 +370,11 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
             ]
             measure(subject, Cell(name, Case(steps), False), settings, samples, table)
         if chosen is None and grid.CHOSEN_AT in options.steps:
-            tried = [("speca", setting) for each in grid.candidates_with_noise() for setting in each.settings()]
+            tried = [
+                ("speca", setting)
+                for each in grid.candidates_with_noise()
+                for setting in each.settings(grid.NOISY_THRESHOLDS)
+            ]
             cell = Cell(name, Case(grid.CHOSEN_AT, grid.NOISY), False)
             measure(subject, cell, [*settings_of(["fewer_steps"], True), *tried], samples, table)
     if options.no_report:

@@ -22,9 +22,6 @@ CELLS = 4
 """Along each side: what is coarser than a quarter of the picture counts as one. What moves together, pixels and
 channels, varies the more, and is decided the earlier."""
 
-OCTAVE = 2.0
-"""Two pictures tell S apart from the network's own errors if the ratio of noise to signal halved between them."""
-
 _TRIED = 256
 
 
@@ -47,9 +44,9 @@ class Undecided:
         cells = coarse(denoised).cpu()  # a few numbers, in a precision that not every device has
         if not cells.isfinite().all():
             return
-        if self._seen:
-            octaves = [seen for seen in self._seen if seen[0] >= OCTAVE * ratio]
-            before, then = octaves[-1] if octaves else self._seen[0]
+        others = [seen for seen in self._seen if seen[0] != ratio]
+        if others:
+            before, then = others[-1]
             # What can be drawn varies by no more than all that is shown.
             self.variance = variance_left_open(power(cells - then), before, ratio, at_most=power(cells))
         self._seen.append((ratio, cells))

@@ -28,7 +28,6 @@ ALONE: dict[str, tuple[Any, ...]] = {
     "speca.schedule.DECIDED_AT": (5.0, 20.0),
     "speca.undecided.CELLS": (2, 8),
     "speca.stream.MOSTLY_NOISE_SPREAD": (0.0, 2.0),
-    "speca.undecided.OCTAVE": (1.4, 4.0),
     "speca.patience.VAIN": (4, 6),
     "accumulate_error": (False,),
     "error_metric": ("relative_l1",),
@@ -45,6 +44,8 @@ CHOSEN_AT = 28
 """Steps at which all are tried and the choice is made. At others what is shipped is measured, and what was chosen."""
 
 THRESHOLDS = (0.01, 0.025, 0.05, 0.10, 0.20, 0.40, 0.80, 1.60, 3.60)
+NOISY_THRESHOLDS = (*THRESHOLDS, 8.0, 20.0)
+"""With fresh noise errors are larger, and 4x is beyond the others."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class Candidate:
     def name(self) -> str:
         return self._setting().label
 
-    def settings(self) -> list[Setting]:
+    def settings(self, thresholds: Sequence[float] = THRESHOLDS) -> list[Setting]:
         """Its curve, over the threshold."""
-        return [self._setting(("threshold", threshold)) for threshold in THRESHOLDS]
+        return [self._setting(("threshold", threshold)) for threshold in thresholds]
 
     def _setting(self, *more: tuple[str, Any]) -> SpeCa:
         return SpeCa((*self.fields, *more), family="SpeCa, candidate", constants=self.constants)

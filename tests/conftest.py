@@ -132,3 +132,9 @@ def emoji(comfy: None) -> object:
     for module in ("judge", "models"):
         comfy_env.from_benchmarks(f"zoo.emoji_pack.{module}")
     return sys.modules["zoo.emoji_pack"]
+
+
+@pytest.fixture
+def endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every check is made, however many were in vain: what a test has rejected is rejected at each of its calls."""
+    monkeypatch.setattr("speca.patience.VAIN", 1000)

@@ -16,7 +16,7 @@ import comfy_env
 import contract_models
 import tiny_models
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("endless_patience")]
 
 
 def block_list(*carried: Any, **options: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import nn
 import tiny_models
 from test_generic import WIDTH, Block, Unknown, model_with
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("endless_patience")]
 
 ACCEPT, REJECT = {"threshold": 1e9, "max_consecutive": 100, "check_every": 1}, {"threshold": 1e-12}
 

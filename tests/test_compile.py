@@ -4,7 +4,7 @@ dynamo for real and a backend that does nothing but count its graphs."""
 import pytest
 import torch
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("endless_patience")]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import contract_models
 import contract_table
 import tiny_models
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("endless_patience")]
 
 STEPS = 6
 WARM_UP = 2

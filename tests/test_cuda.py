@@ -14,7 +14,7 @@ import contract_models
 import tiny_models
 from test_contract import ACCEPT, REJECT, attached, distance, outcomes, record_of, sample
 
-pytestmark = [pytest.mark.comfy, pytest.mark.gpu]
+pytestmark = [pytest.mark.comfy, pytest.mark.gpu, pytest.mark.usefixtures("endless_patience")]
 
 
 @pytest.fixture(scope="module", params=["flux", "hunyuan_video", "wan21", "sd3", "dit"])

@@ -19,7 +19,7 @@ import torch
 import dit_helpers
 import tiny_models
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("endless_patience")]
 
 STEPS = 10
 SETTINGS = {"threshold": 9.0, "order": 1, "accumulate_error": False}

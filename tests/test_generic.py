@@ -16,7 +16,7 @@ from torch import nn
 
 import tiny_models
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("endless_patience")]
 
 WIDTH, DEPTH = 16, 6
 

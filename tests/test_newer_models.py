@@ -20,7 +20,7 @@ import test_generic
 import tiny_models
 from tiny_models import _WAN, Prompt, Spec, TinyModel
 
-pytestmark = pytest.mark.comfy
+pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("endless_patience")]
 
 STEPS = 6
 ACCEPT = {

@@ -34,14 +34,14 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_table_and_a_plot_of_every_run(graphs: Any, output: Path, calls: list[None]) -> None:
-    result = graphs.run(sweep(EMOJI, thresholds="0.02, 0.3", seeds=2))
+    result = graphs.run(sweep(EMOJI, thresholds="0.06, 0.3", seeds=2))
     assert result.success, result.error
     (table,) = output.rglob("*.csv")
     (plot,) = output.rglob("*.png")
     assert plot.stat().st_size > 5000
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     assert [(row["seed"], row["threshold"]) for row in rows] == [
-        ("1", "0.02"), ("1", "0.3"), ("2", "0.02"), ("2", "0.3")
+        ("1", "0.06"), ("1", "0.3"), ("2", "0.06"), ("2", "0.3")
     ]  # fmt: skip
     for strict, generous in zip(rows[::2], rows[1::2], strict=True):
         assert float(strict["psnr_db"]) > float(generous["psnr_db"]) > 10

@@ -59,9 +59,9 @@ class Candidate:
     def name(self) -> str:
         return self._setting().label
 
-    def settings(self, thresholds: Sequence[float] = THRESHOLDS) -> list[Setting]:
-        """Its curve, over the threshold."""
-        return [self._setting(("threshold", threshold)) for threshold in thresholds]
+    def settings(self, thresholds: Sequence[float] | None = None) -> list[Setting]:
+        """Its curve, over the threshold: these, or `THRESHOLDS`."""
+        return [self._setting(("threshold", threshold)) for threshold in thresholds or THRESHOLDS]
 
     def _setting(self, *more: tuple[str, Any]) -> SpeCa:
         return SpeCa((*self.fields, *more), family="SpeCa, candidate", constants=self.constants)

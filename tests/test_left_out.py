@@ -203,6 +203,7 @@ def test_what_was_chosen_is_measured_at_the_other_steps_too(tmp_path, comfy, mon
     monkeypatch.setattr(grid, "GRID", {"order": (2,)})
     monkeypatch.setattr(grid, "ALONE", {"max_consecutive": (2,)})
     monkeypatch.setattr(grid, "THRESHOLDS", (0.5,))
+    monkeypatch.setattr(grid, "NOISY_THRESHOLDS", (0.5,))
     monkeypatch.setattr(choosing, "choose", lambda measured, model, defaults: f"{defaults} max_consecutive 2")
     asked = {"models": ["tiny_flux"], "methods": ["fewer_steps"], "steps": [28, 8], "samples": 1, "again": []}
     flags = {"quick": False, "report": False, "no_report": False}

@@ -216,5 +216,7 @@ def test_a_trained_model_samples_and_speculates(build, name):
     assert pictures.std() > 0.05
     patched = attach(subject.patcher, SpeCaConfig(threshold=0.2))
     fast = sample(patched, subject, case, batch).latents
-    assert attachment_of(patched).run_of().totals.accepted > 0
+    # A call counts as its dearest sample's outcome, and each sample goes its own way.
+    calls = attachment_of(patched).run_of().calls
+    assert {row.sample for call in calls for row in call.rows if row.skipped} == {0, 1}
     assert ((fast - plain).norm() / plain.norm()).item() < 0.5

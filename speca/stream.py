@@ -38,8 +38,7 @@ Place = Callable[[Tensor], Tensor]
 class Stream:
     """One stream's state.
 
-    mostly_noise: whether the output was little but the noise of its latent, at the stream's first call. Later calls may
-        differ, but not the kind of anchors.
+    mostly_noise: whether the output was little but the noise of its latent, at the stream's first call.
     relative: whether the anchors' features are what the blocks added to the embedded input, which is each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); while nothing tells, both ways count alike.
     rate: the error of a first forecast, by all that were checked (`budget.Forecasts`); None while none was.
@@ -83,6 +82,7 @@ class Stream:
         self.corrector.lose_track()
 
     def needs_embedded(self, call: Call) -> bool:
+        """Whether an anchor of `call` is kept less the embedded input, or with what the blocks added to it beside."""
         return self.relative or (self.mostly_noise and self._alone(call))
 
     @property

@@ -44,9 +44,9 @@ class Undecided:
         cells = coarse(denoised).cpu()  # a few numbers, in a precision that not every device has
         if not cells.isfinite().all():
             return
-        others = [seen for seen in self._seen if seen[0] != ratio]
-        if others:
-            before, then = others[-1]
+        earlier = next((seen for seen in reversed(self._seen) if seen[0] != ratio), None)
+        if earlier is not None:
+            before, then = earlier
             # What can be drawn varies by no more than all that is shown.
             self.variance = variance_left_open(power(cells - then), before, ratio, at_most=power(cells))
         self._seen.append((ratio, cells))

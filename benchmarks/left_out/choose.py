@@ -52,13 +52,17 @@ class Measured:
         """The best of all rivals' worst samples."""
         return max((q.worst for curve in self.rivals.values() if (q := at_least(curve, speed))), default=None)
 
+    def own(self, candidate: str, speed: float) -> Point | None:
+        """A candidate's quality; None where it is not that fast, or was not measured."""
+        return at_least(self.candidates.get(candidate, ()), speed)
+
     def margin(self, candidate: str, speed: float) -> tuple[float, float] | None:
         """dB over the best rival: of the mean, of the worst sample. None where no rival is that fast, or where the
         candidate was not measured."""
         best, worst = self.best_rival(speed), self.best_worst(speed)
         if best is None or worst is None or candidate not in self.candidates:
             return None
-        own = at_least(self.candidates[candidate], speed)
+        own = self.own(candidate, speed)
         return (NOT_REACHED, NOT_REACHED) if own is None else (own.mean - best[1].mean, own.worst - worst)
 
 

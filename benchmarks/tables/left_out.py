@@ -111,7 +111,7 @@ def _table(measured: Mapping[Where, Measured], chosen: Mapping[str, str], steps:
 
 
 def _cell(m: Measured, candidate: str, speed: float) -> str:
-    own, best = at_least(m.candidates.get(candidate, ()), speed), m.best_rival(speed)
+    own, best = m.own(candidate, speed), m.best_rival(speed)
     if own is None:
         return "-"
     figures = f"{own.mean:.1f} / {own.tenth:.1f} / {own.worst:.1f}"
@@ -146,7 +146,7 @@ def _worth_of_checks(measured: Mapping[Where, Measured], chosen: Mapping[str, st
     for (model, steps), m in measured.items():
         cells = []
         for speed in SHOWN:
-            own, unchecked = at_least(m.candidates.get(chosen[model], ()), speed), best_of(m.unchecked, speed)
+            own, unchecked = m.own(chosen[model], speed), best_of(m.unchecked, speed)
             cells.append(f"{own.mean - unchecked[1].mean:+.1f}" if own and unchecked else "-")
         rows.append([model, f"{steps}", *cells])
     said = "What the checks are worth: dB above SpeCa's own forecast without them, at a fixed interval or a plan."
@@ -253,7 +253,7 @@ def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Pa
     speeds = [1.5 + 0.1 * i for i in range(46)]
     handles = {}
     for axis, (model, m) in zip(axes.flat, places, strict=False):
-        own = [(s, q) for s in speeds if (q := at_least(m.candidates.get(chosen[model], ()), s))]
+        own = [(s, q) for s in speeds if (q := m.own(chosen[model], s))]
         best = [(s, b[1].mean) for s in speeds if (b := m.best_rival(s))]
         fewer = [(s, q.mean) for s in speeds if (q := at_least(m.rivals.get("fewer_steps", ()), s))]
         curves = (

@@ -165,6 +165,21 @@ def test_noise_that_falls_due_is_no_jump():
     assert path.renoised
 
 
+@pytest.mark.parametrize("between", [2.0, 2.2], ids=["where it ends", "on the way"])
+def test_noise_that_falls_due_is_none_after_a_call_on_the_way(between):
+    """dpm_2_ancestral and dpmpp_2s_ancestral call the network there, and only then add the noise of the whole step."""
+    jumps, path = arrived((4.0, noise(1, 4.0)), (between, noise(1, between)), (2.0, noise(1, 1.0) + noise(2, 3.0**0.5)))
+    assert jumps == [False, False, False]
+    assert path.renoised
+
+
+def test_a_guidance_rule_that_correlates_in_columns_alone_adds_no_noise():
+    """Stripes: neighbours in a row tell nothing of one another (euler_cfg_pp on a HunyuanVideo of the zoo)."""
+    one = noise(1)
+    stripes = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(4).expand_as(one)
+    assert not arrived((4.0, 4 * one), (2.0, 2 * one + stripes))[1].renoised
+
+
 def test_a_sampler_that_jumps_again_and_again_is_known_for_it():
     assert arrived(*((2.0, noise(seed, 2.0)) for seed in range(6)))[1].keeps_jumping
 

@@ -27,7 +27,8 @@ STEPS = 28
 MODELS = ("qwen-stamps", "flux-fluent", "dit-clipart", "cosmos-fluent")
 CASES = (
     *(("heun", "simple", 1.0), ("dpmpp_2m", "simple", 1.0), ("euler_ancestral", "simple", 1.0)),
-    *(("dpmpp_2m_sde", "simple", 1.0), ("euler_cfg_pp", "simple", 1.5), ("dpmpp_2m_cfg_pp", "simple", 1.5)),
+    *(("dpm_2_ancestral", "simple", 1.0), ("dpmpp_2s_ancestral", "simple", 1.0), ("dpmpp_2m_sde", "simple", 1.0)),
+    *(("euler_cfg_pp", "simple", 1.5), ("dpmpp_2m_cfg_pp", "simple", 1.5)),
     *(("euler", "normal", 1.0), ("euler", "beta", 1.0), ("euler", "karras", 1.0), ("euler", "simple", 2.5)),
 )
 

@@ -73,6 +73,6 @@ class Pace:
             rate=max(stream.rate or FIRST_RATE for stream in streams),
             growth=growth(call.renoised) if config.accumulate_error else 0.0,
             weights=tuple(weights),
-            hastes=tuple(haste(call.schedule.ratio(step)) for step in steps),
+            hastes=tuple(haste(call.schedule.picture_gain(step)) for step in steps),
             longest=config.max_consecutive,
         )

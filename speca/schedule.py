@@ -106,9 +106,9 @@ class Schedule:
         """Whether this is known to be the last step."""
         return bool(self.levels) and step >= len(self.levels) - 1
 
-    def ratio(self, step: int) -> float:
-        """Of noise to signal at a step; infinite where nothing is known."""
-        return self.levels[step].ratio if step < len(self.levels) else math.inf
+    def picture_gain(self, step: int) -> float:
+        """What a change of 1 in the picture is in the output, at a step; 0 where nothing is known."""
+        return 1 / abs(self.levels[step].output_gain) if step < len(self.levels) else 0.0
 
 
 UNKNOWN = Schedule()

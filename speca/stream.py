@@ -114,7 +114,7 @@ class Stream:
 
     def learn_rate(self, call: Call, error: float) -> None:
         """From a check's own error, which is one noisy sample: a plan that follows each one wanders."""
-        rate = error / (self.in_a_row + 1) / haste(call.schedule.ratio(call.step))
+        rate = error / (self.in_a_row + 1) / haste(call.schedule.picture_gain(call.step))
         if 0 < rate < math.inf:
             self.rate = rate if self.rate is None else self.rate ** (1 - NEW_SHARE) * rate**NEW_SHARE
 

@@ -101,6 +101,13 @@ def test_the_last_step_is_known_where_the_steps_are():
     assert not Schedule().ends_at(5)
 
 
+def test_a_picture_s_change_in_the_output():
+    """Of flow matching and of noise by 1 / sigma, as their outputs are (x - picture) / sigma."""
+    schedule = Schedule((flow(0.8), flow(0.5)), 0.0)
+    assert [schedule.picture_gain(step) for step in range(3)] == [1.25, 2.0, 0.0]
+    assert Schedule((eps(4.0),), 0.0).picture_gain(0) == 0.25
+
+
 def test_what_cannot_be_weighed_weighs_one():
     assert error_weights([], 0.0, 3.0) == ()
     assert error_weights([eps(2.0), eps(2.0)], 2.0, 3.0) == (1.0, 1.0)

@@ -37,8 +37,8 @@ class SpeCaConfig:
         beta < 1, stricter late; the weights say already where errors cost more, and why.
     accumulate_error: compare the sum of the errors since the last full call, not each error alone (the paper's rule).
     warmup_steps: the first calls of each stream that are always computed. From one computed call the model can only be
-        repeated, where its output is mostly the latent's own noise in what does not follow from the latent
-        (`stream.MOSTLY_NOISE_SPREAD`); where that cannot be judged, a second is computed whatever is set here.
+        repeated, in what its blocks add to each call's own latent; where that is not known, a second is computed
+        whatever is set here.
     max_consecutive: the most forecasts in a row.
     check_every: of the forecasts in a row, each so-many-th is checked; those between are trusted where the last check
         leaves room for the error to be expected of them (`policy.trusted_error`). 1 checks every one.

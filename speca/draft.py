@@ -49,8 +49,7 @@ def can_forecast(call: Call, stream: Stream) -> bool:
     if call.latent is None:
         return sum(t != call.time for t in history.times) >= ANCHORS_TO_FORECAST
     if history.lone is not None:
-        repeatable = history.lone.added is not None or not stream.mostly_noise
-        return repeatable and history.has_latents and not call.renoised and history.lone.time != call.time
+        return history.has_latents and not call.renoised and history.lone.time != call.time
     return len(history) >= ANCHORS_TO_FORECAST
 
 

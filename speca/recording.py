@@ -20,6 +20,7 @@ from .budget import Prices
 from .call import Call, Exact, Network, Tensors
 from .clock import RunClock
 from .events import Row, RunRecord
+from .history import Anchor
 from .schedule import DECIDED_AT
 from .session import Session
 
@@ -60,6 +61,7 @@ class Recording:
     def __init__(self, limit: float, steps: int, clock: RunClock) -> None:
         self.calls: list[RecordedCall] = []
         self.nbytes = 0
+        self._embedded = 0
         self.clock = clock
         self._limit = limit
         self._steps = steps
@@ -72,8 +74,9 @@ class Recording:
             embedded = exact.embedded and tuple(map(self._kept, exact.embedded))
             kept = Exact(features, tuple(map(self._kept, exact.output)), embedded)
             self.calls.append(RecordedCall(call.sigma, call.streams, x, kept, seconds))
+        self._embedded += sum(t.numel() * t.element_size() for t in kept.embedded or ())
         if call.step == 0:
-            self._must_fit(self.nbytes * self._steps)
+            self._must_fit(self._embedded + (self.nbytes - self._embedded) * self._steps)
 
     def _kept(self, tensor: Tensor) -> Tensor:
         nbytes = tensor.numel() * tensor.element_size()
@@ -97,7 +100,8 @@ class RecordingSession(Session):
 
     def evaluate(self, call: Call, network: Recordable) -> Tensors:  # type: ignore[override]
         began = self._clock()
-        needs_embedded = any(stream.needs_embedded(call) for stream in self.streams.of(call))
+        streams = self.streams.of(call)
+        needs_embedded = any(stream.needs_embedded(call) for stream in streams)
         exact = network.full(None, True)
         seconds = self._clock() - began
         recorded = exact
@@ -107,6 +111,8 @@ class RecordingSession(Session):
             if embedded is not None and [t.shape for t in embedded] == [t.shape for t in exact.features]:
                 recorded = replace(exact, embedded=embedded)
         self.recording.add(call, recorded, seconds)
+        for stream in streams:  # which calls come after another, as a replay's anchors do
+            stream.history.record(Anchor(call.time, (), ()))
         rows = {sample: Row(sample, "full", "threshold_zero") for sample in range(call.n_samples)}
         self.tally.count(call, rows, began, self._clock(), seconds, 0)
         return exact.output

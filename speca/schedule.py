@@ -41,11 +41,6 @@ class NoiseLevel:
         """Of noise to signal; infinite where there is no signal."""
         return self.noise / self.signal if self.signal > 0 else math.inf
 
-    @property
-    def spread(self) -> float:
-        """The standard deviation, seen in the output, of what the best linear denoiser of white data leaves open."""
-        return self.noise / math.hypot(self.signal, self.noise) / abs(self.output_gain)
-
     def follows(self, power: Tensor) -> Tensor:
         """The share of x that the best linear denoiser of data of this variance shows in its output (Wiener)."""
         shown = self.signal * power / (self.signal**2 * power + self.noise**2)

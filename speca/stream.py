@@ -23,11 +23,6 @@ from .patience import Patience
 from .undecided import Undecided
 from .verify import ErrorSum
 
-# Below this spread a model's output is mostly its latent's own noise, a hundredth of which is as large as the picture.
-# The spread is 1 and more for flow matching, about 1 / sigma for EPS. So where a run begins with a smaller one, a lone
-# anchor, which can only be repeated, is repeated in what does not follow from the latent.
-MOSTLY_NOISE_SPREAD = 0.5
-
 # A stream that was not called for so many evaluations of the sampler is forgotten: its key does not come back.
 ROUNDS_KEPT = 8
 
@@ -38,7 +33,6 @@ Place = Callable[[Tensor], Tensor]
 class Stream:
     """One stream's state.
 
-    mostly_noise: whether the output was little but the noise of its latent, at the stream's first call.
     relative: whether the anchors' features are what the blocks added to the embedded input, which is each call's own.
     direct_share: of an answer, which is the direct forecast's (`answer`); while nothing tells, both ways count alike.
     rate: the error of a first forecast, by all that were checked (`budget.Forecasts`); None while none was.
@@ -49,9 +43,8 @@ class Stream:
     round: the sampler's evaluation in which it was last called. seen: that call, where only it can tell of a jump.
     """
 
-    def __init__(self, depth: int, mostly_noise: bool) -> None:
+    def __init__(self, depth: int) -> None:
         self.history = History(depth)
-        self.mostly_noise = mostly_noise
         self.relative = False
         self.direct_share = 0.5
         self.rate: float | None = None
@@ -83,7 +76,7 @@ class Stream:
 
     def needs_embedded(self, call: Call) -> bool:
         """Whether an anchor of `call` is kept less the embedded input, or with what the blocks added to it beside."""
-        return self.relative or (self.mostly_noise and self._alone(call))
+        return self.relative or self._alone(call)
 
     @property
     def repeats_added(self) -> bool:
@@ -191,7 +184,7 @@ class Stream:
             if call.renoised:  # the past knows nothing of the latent's noise
                 return
             self.keep_relative(False)
-        elif self.mostly_noise and not call.renoised and self._alone(call):
+        elif not call.renoised and self._alone(call):
             added = tuple(place(f - e) for f, e in zip(features, embedded, strict=True))
         if embedded is not None and self.relative:
             # In the place of what is not needed any more: a video's features are large.
@@ -229,8 +222,7 @@ class Streams:
         with self._lock:
             for key in call.streams:
                 if key not in self._by_key:
-                    mostly_noise = call.latent is not None and call.latent.level.spread < MOSTLY_NOISE_SPREAD
-                    self._by_key[key] = Stream(self._depth, mostly_noise)
+                    self._by_key[key] = Stream(self._depth)
             streams = [self._by_key[key] for key in call.streams]
             for stream in streams:
                 stream.round = self._round

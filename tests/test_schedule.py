@@ -23,16 +23,6 @@ def velocity(sigma):
     return NoiseLevel(sigma, 1.0, sigma, 1 / (sigma**2 + 1), -sigma / math.sqrt(sigma**2 + 1))
 
 
-def picture(sigma):
-    return NoiseLevel(sigma, 1.0, sigma, 0.0, 1.0)
-
-
-@pytest.mark.parametrize("level", [eps(0.3), eps(40.0), flow(0.05), flow(0.5), flow(1.0), velocity(2.0), picture(3.0)])
-def test_the_spread_is_what_the_best_linear_denoiser_leaves_open(level):
-    left_over = level.noise**2 / (level.signal**2 + level.noise**2)  # Var(data) - Cov^2 / Var(x), of white data
-    assert (level.output_gain * level.spread) ** 2 == pytest.approx(left_over)
-
-
 @pytest.mark.parametrize("kind", [eps, flow, velocity])
 def test_late_in_a_run_an_error_costs_its_step(kind):
     """At little noise nothing is undone any more: the latent moves by the step times the error."""

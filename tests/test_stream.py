@@ -41,8 +41,7 @@ def test_with_a_second_anchor_features_are_forecast_whole(embedded):
 def test_the_embedded_input_is_asked_for_where_it_will_be_kept():
     """It costs a copy of a video's features, or a second pass through what lies around the blocks."""
     call = call_at(2.0, 0, x=3.0)
-    assert not Stream(3, mostly_noise=False).needs_embedded(call)
-    stream = Stream(3, mostly_noise=True)
+    stream = Stream(3)
     assert stream.needs_embedded(call)
     stream.keep(call, 0, FakeNetwork(2.0, 1).full(None, True, True), 0, lambda tensor: tensor)
     assert stream.needs_embedded(call)  # takes its place
@@ -87,7 +86,7 @@ def test_what_stays_astray_has_no_anchors_from_before():
 
 
 def test_the_first_check_tells_all_of_a_streams_rate_and_later_ones_a_share():
-    stream, call = Stream(3, mostly_noise=False), Call(1.0, 1.0, 0, 0.1, 1, ("s",))
+    stream, call = Stream(3), Call(1.0, 1.0, 0, 0.1, 1, ("s",))
     assert stream.rate is None
     stream.learn_rate(call, 0.02)
     assert stream.rate == pytest.approx(0.02)

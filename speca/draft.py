@@ -27,8 +27,8 @@ class Draft:
     features: for the last block; of rows `on_embedded`, to be put on the call's own embedded input.
     direct: the output, forecast from past outputs.
     other: another guess at the output, to tell how far the forecast reaches. It repeats the newest output; where the
-        forecast itself can do no more than that, with one anchor, it follows from the latent. Where a lone anchor's
-        output is mostly noise, the two change places.
+        forecast itself can do no more than that, with one anchor, it follows from the latent. Where a lone anchor is
+        repeated on the embedded input, the two change places.
     guessed: whether nothing tells which way a row's output moves: it has but one anchor, or the sampler adds noise.
     """
 

@@ -275,6 +275,7 @@ def counting() -> type[Unknown]:
 
 
 TRIAL = 3  # calls: watched, in full, and without the blocks
+RUN = 8 + 1  # eight steps, and a call without the blocks that tells what is embedded
 
 
 class TestOneTrial:
@@ -287,10 +288,10 @@ class TestOneTrial:
 
     def test_serves_the_next_run_and_the_next_network(self, comfy: None, counting: type[Unknown]) -> None:
         tiny = model_with(counting())
-        assert self.calls(tiny, counting)[0] == 8 + TRIAL
-        assert self.calls(tiny, counting)[0] == 8
+        assert self.calls(tiny, counting)[0] == RUN + TRIAL
+        assert self.calls(tiny, counting)[0] == RUN
         calls, record = self.calls(model_with(counting()), counting)
-        assert calls == 8
+        assert calls == RUN
         assert record.totals.accepted > 0
 
     def test_is_not_held_where_nothing_will_be_skipped(self, comfy: None, counting: type[Unknown]) -> None:
@@ -325,17 +326,17 @@ class TestOneTrial:
         network = counting()
         change(network)
         tiny = model_with(network)
-        assert self.calls(tiny, counting)[0] == 8 + TRIAL
-        assert self.calls(tiny, counting)[0] == 8
+        assert self.calls(tiny, counting)[0] == RUN + TRIAL
+        assert self.calls(tiny, counting)[0] == RUN
 
     def test_does_not_speak_for_calls_with_a_patch(self, comfy: None, counting: type[Unknown]) -> None:
         """What another pack put into one run must not decide for those without it."""
         tiny = model_with(counting())
         patched = tiny._replace(model_patcher=tiny.model_patcher.clone())
         patched.model_patcher.set_model_patch(lambda *args: args, "double_block")
-        assert self.calls(patched, counting)[0] == 8 + TRIAL
-        assert self.calls(tiny, counting)[0] == 8 + TRIAL
-        assert self.calls(patched, counting)[0] == 8
+        assert self.calls(patched, counting)[0] == RUN + TRIAL
+        assert self.calls(tiny, counting)[0] == RUN + TRIAL
+        assert self.calls(patched, counting)[0] == RUN
 
     def test_finds_the_blocks_that_are_there_now(self, comfy: None, counting: type[Unknown]) -> None:
         tiny = model_with(counting())
@@ -343,7 +344,7 @@ class TestOneTrial:
         network = tiny.model_patcher.model.diffusion_model
         network.blocks = copy.deepcopy(network.blocks)
         calls, record = self.calls(tiny, counting)
-        assert calls == 8
+        assert calls == RUN
         assert record.totals.accepted > 0
 
     def test_a_number_that_changes_is_no_structure(self, comfy: None, counting: type[Unknown]) -> None:
@@ -351,7 +352,7 @@ class TestOneTrial:
         tiny = model_with(counting())
         self.calls(tiny, counting)
         tiny.model_patcher.model.diffusion_model.step = 5
-        assert self.calls(tiny, counting)[0] == 8
+        assert self.calls(tiny, counting)[0] == RUN
 
 
 @pytest.mark.parametrize("network", [Unknown, Reversed], ids=["forwards", "backwards"])

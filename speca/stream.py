@@ -96,9 +96,10 @@ class Stream:
         """Whether an anchor of `call` would be the only one."""
         return all(time == call.time for time in self.history.times)
 
-    def keep_relative(self, relative: bool) -> None:
-        if relative != self.relative:  # features of the one kind are no anchors of the other
-            self.relative = relative
+    def keep_relative(self) -> None:
+        """From now on: the past knows nothing of the noise that a latent brings."""
+        if not self.relative:  # features of the one kind are no anchors of the other
+            self.relative = True
             self.history.clear()
 
     def learn_direct_share(self, share: float) -> None:
@@ -179,17 +180,16 @@ class Stream:
             self.undecided.see(call.level.ratio, shown)
         features = tuple(f[i : i + 1] for f in exact.features or ())
         embedded = None if exact.embedded is None else tuple(e[i : i + 1] for e in exact.embedded)
-        added = None
+        added: Tensors | None = None
         if embedded is None:
-            if call.renoised:  # the past knows nothing of the latent's noise
+            if self.relative:
                 return
-            self.keep_relative(False)
-        elif not call.renoised and self._alone(call):
-            added = tuple(place(f - e) for f, e in zip(features, embedded, strict=True))
-        if embedded is not None and self.relative:
+        elif self.needs_embedded(call):
             # In the place of what is not needed any more: a video's features are large.
             outs = embedded if alone else [None] * len(features)
-            features = tuple(torch.sub(f, e, out=out) for f, e, out in zip(features, embedded, outs, strict=True))
+            added = tuple(torch.sub(f, e, out=out) for f, e, out in zip(features, embedded, outs, strict=True))
+        if self.relative and added is not None:
+            features, added = added, None
         elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch
             features = tuple(f.clone() for f in features)
         if strayed is not None and latent is not None and call.level is not None:
@@ -201,6 +201,7 @@ class Stream:
         output = tuple(map(place, output))
         if latent is not None:
             latent = replace(latent, x=place(latent.x))
+        added = added and tuple(map(place, added))
         self.history.record(Anchor(call.time, tuple(map(place, features)), output, latent, added))
         self.corrector.computed(call)
 
@@ -228,7 +229,7 @@ class Streams:
                 stream.round = self._round
         if call.renoised:
             for stream in streams:
-                stream.keep_relative(True)
+                stream.keep_relative()
         return streams
 
     def begin_round(self) -> None:

@@ -70,9 +70,8 @@ def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
 
     difference: between the verified output and the direct forecast. reach: between the direct forecast and plain reuse
     of the newest anchor; the farther a forecast goes, the larger the error that both its outputs share. Never less
-    than the difference. Not in the paper; it ranks forecasts by their true error better than the difference alone, on
-    the emoji FLUX, DiT and HunyuanVideo (benchmarks/results/verification.md); the difference alone costs 0.3 dB on the
-    zoo's nine models (ablation.md).
+    than the difference. Not in the paper; the difference alone costs 0.3 dB on the zoo's nine models
+    (benchmarks/results/ablation.md).
     """
     return (difference * torch.maximum(difference, reach)).sqrt()
 

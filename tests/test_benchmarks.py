@@ -439,37 +439,7 @@ def test_figures_name_the_commit_that_was_loaded(comfy, monkeypatch):
     assert environment.versions()["speca"] == loaded
 
 
-# --- Verification, distribution, hardware -----------------------------------------------------------------------------
-
-
-def test_probe_sees_no_error_where_the_forecast_is_the_truth(tiny, comfy):
-    """A full evaluation at the same input stands beside every forecast, and errors rank with it."""
-    from measure.sampling import Case, batch_of
-    from studies import verification
-
-    driver = verification.probe(tiny, Case(12), batch_of(tiny, 2), order=1, gain_limit=4.0)
-    n = len(driver.true_errors)
-    assert n > 0
-    assert n % 2 == 0
-    assert all(error > 0 for error in driver.true_errors)
-    assert {len(values) for values in driver.errors.values()} == {n}
-    assert set(driver.ahead) <= set(range(1, max(verification.RUN_LENGTHS) + 1))
-    for found in verification.correlations(driver):
-        assert -1 <= found["rho"] <= 1
-
-
-def test_a_table_of_correlations_leaves_open_what_was_not_measured():
-    from studies import verification
-
-    both = {"place": "output", "metric": "relative_l2", "order": 1}
-    results = [
-        {**both, "model": "flux", "rho": 0.8},
-        {**both, "model": "flux", "metric": "cosine", "rho": 0.7},
-        {**both, "model": "dit", "rho": 0.9},
-    ]
-    lines = verification.table(results).splitlines()
-    assert any(line.endswith("| relative_l2 | 0.800 | 0.900 |") for line in lines)
-    assert any(line.endswith("| cosine | 0.700 |  |") for line in lines)
+# --- What an error costs, hardware ------------------------------------------------------------------------------------
 
 
 def test_what_one_wrong_call_costs_is_measured_call_by_call(tiny):
@@ -518,19 +488,6 @@ def test_costs_that_follow_the_formula_do_not_scatter(tiny):
     ]
     assert sensitivity.scatter(tiny, followed, 3.0) == pytest.approx(0.0, abs=1e-9)
     assert sensitivity.scatter(tiny, followed, 1.0) > 0.1
-
-
-def test_frechet_distance_of_shifted_and_of_scaled_gaussians():
-    pytest.importorskip("scipy")
-    from studies import distribution
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(20_000, 4, generator=generator)
-    assert distribution.frechet_distance(x, x) == pytest.approx(0.0, abs=1e-6)
-    assert distribution.frechet_distance(x, x + 2.0) == pytest.approx(4 * 4.0, rel=1e-6)
-    # Covariances S and 9 S: trace of S (1 - 3)^2.
-    expected = 4 * float(x.double().var(dim=0).mean()) * 4
-    assert distribution.frechet_distance(x - x.mean(0), 3 * (x - x.mean(0))) == pytest.approx(expected, rel=1e-6)
 
 
 def test_gpu_speedup_follows_from_costs():

@@ -591,8 +591,8 @@ class TestSettings(Sampling):
         assert distance(sample(tiny, patcher), sample(tiny)) > 1e-3
         seen.clear()
         found = self.keeps_the_promises(tiny, lambda p: sample(tiny, p), patcher)
-        # Unpatched 6 calls; rejecting 6 and 4 speculated ones before them; accepting 6; and where it speculates once more
-        # to see what is embedded.
+        # Unpatched 6 calls; rejecting 6 and 4 speculated ones before them; accepting 6; and both of these once more, to
+        # see what is embedded.
         assert seen.count(1) == seen.count(0) == 24
         assert found.count("accepted") == 4
 

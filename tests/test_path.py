@@ -1,4 +1,4 @@
-"""A run's noise levels as ComfyUI's own model sampling has them, and which of its samplers add noise on the way."""
+"""A run's noise levels as ComfyUI's own model sampling has them, where a call stands, and what is a jump."""
 
 import pytest
 import torch
@@ -205,50 +205,3 @@ def test_a_tile_that_guidance_moved_has_not():
     path = SamplingPath(NoisePrediction(), [4.0, 2.0, 0.0])
     seen = Seen(4.0, noise(1, 4.0), torch.ones(1, 4, 16, 16))
     assert not path.strayed(seen, noise(1, 2.0) + 0.5 * 3, 2.0)
-
-
-DETERMINISTIC = ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "ipndm", "deis", "res_multistep"]
-NOISY = ["euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm", "er_sde"]
-
-
-@pytest.fixture(scope="module")
-def samplers_of(emoji):
-    """kind -> f(SpeCa's settings, sampler): a short guided run of a trained model."""
-    import comfy.sample
-
-    from speca.comfyui.attach import attach
-    from speca.dit.comfy_model import class_conditioning, load_dit
-
-    flux = emoji.models.load(emoji.models.FILES["flux"])
-    dit = load_dit(emoji.models.MODELS / "dit-emoji.safetensors", torch.float32)
-    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-
-    def sample_flux(config, sampler):
-        emoji.models.sample(attach(flux, config), [7], steps=12, cfg=2.5, sampler=sampler)
-
-    def sample_dit(config, sampler):
-        prompt = class_conditioning([7]), class_conditioning([-1])
-        schedule = (12, 2.5, sampler, "simple", *prompt, torch.zeros_like(noise))
-        comfy.sample.sample(attach(dit, config), noise, *schedule, disable_pbar=True, seed=3)
-
-    return {"flux": sample_flux, "dit": sample_dit}
-
-
-@pytest.mark.comfy
-@pytest.mark.parametrize("kind", ["flux", "dit"])
-@pytest.mark.parametrize("sampler", [*DETERMINISTIC, *NOISY])
-def test_samplers_that_add_noise_are_told_from_those_that_do_not(samplers_of, monkeypatch, sampler, kind):
-    from speca.config import SpeCaConfig
-
-    paths = []
-
-    class Noted(SamplingPath):
-        def __init__(self, *args):
-            super().__init__(*args)
-            paths.append(self)
-
-    monkeypatch.setattr("speca.comfyui.attach.SamplingPath", Noted)
-    samplers_of[kind](SpeCaConfig(), sampler)
-    assert len(paths) == 1
-    assert (paths[0].renoised or paths[0].keeps_jumping) == (sampler in NOISY)
-    assert not (sampler in DETERMINISTIC and any(paths[0]._jumps))

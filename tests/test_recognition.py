@@ -35,11 +35,12 @@ pytestmark = pytest.mark.comfy
 
 SAMPLERS = tuple(comfy.samplers.SAMPLER_NAMES)
 MODELS = tuple(comfy_env.from_benchmarks("zoo.specs").ZOO)
-IN_CI = {
-    "flux-fluent": ("euler", "heun", "euler_ancestral", "dpm_2_ancestral", "dpmpp_2m_sde", "lcm"),
-    "dit-clipart": ("dpmpp_sde",),
-    "hunyuan-arcade": ("euler_cfg_pp",),
-}
+OF_EACH_KIND = (
+    *("euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "ipndm", "deis", "res_multistep"),
+    *("euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm"),
+    "er_sde",
+)
+IN_CI = {"flux-fluent": OF_EACH_KIND, "dit-clipart": OF_EACH_KIND, "hunyuan-arcade": ("euler_cfg_pp",)}
 STEPS, CFG, SEED = 20, 3.0, 5
 """Guidance of a model that is not distilled from it; such a one has none besides."""
 

@@ -46,7 +46,7 @@ def test_the_embedded_input_is_asked_for_where_it_will_be_kept():
     stream.keep(call, 0, FakeNetwork(2.0, 1).full(None, True, True), 0, lambda tensor: tensor)
     assert stream.needs_embedded(call)  # takes its place
     assert not stream.needs_embedded(call_at(1.0, 1, x=3.0))
-    stream.keep_relative(True)
+    stream.keep_relative()
     assert stream.needs_embedded(call_at(1.0, 1, x=3.0))
 
 

@@ -123,7 +123,9 @@ class Tally:
         if self._speed is None or self._plan is None:
             return None
         allowance = self.allowance(self._speed, self._plan.calls)
-        return Spending(self._speed, allowance.seconds, allowance.left, self._plan, self._missed)
+        kept = [row.threshold for call in self._calls for row in call.rows if row.skipped and row.threshold is not None]
+        threshold = statistics.median(kept) if kept else None
+        return Spending(self._speed, allowance.seconds, allowance.left, self._plan, threshold, self._missed)
 
     def _why_missed(self) -> str | None:
         if self._speed is None or not self._full_costs or self.header.native is not None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from speca.config import SpeCaConfig
 from speca.events import RunRecord
 from speca.pace import Pace
 from speca.session import Session
+from speca.words import summary_line
 
 FULL = 10.0
 ASKED = SpeCaConfig(mode="speed", target_speedup=3.0)
@@ -89,6 +91,18 @@ def test_a_run_ends_at_the_speed_asked_for_or_less_than_a_computed_call_above(ta
     one_more = totals.seconds + FULL
     assert totals.speedup * totals.seconds / one_more < target * (1 + GOAL), "a computed call was left over"
     assert (totals.spending.missed is None) == (totals.speedup <= target * (1 + GOAL))
+
+
+def test_what_a_speed_costs_is_said_in_thresholds():
+    """The median of those at which forecasts were kept, in the record and in the log's line."""
+    record = spend(replace(ASKED, target_speedup=3.0))
+    kept = [row.threshold for call in record.calls for row in call.rows if row.skipped]
+    assert len(kept) > 15
+    assert record.totals.spending.threshold == pytest.approx(statistics.median(kept))
+    assert f"about as good as with a threshold of {statistics.median(kept):.2g}" in summary_line(record)
+    nothing = spend(replace(ASKED, target_speedup=3.0, warmup_steps=28))
+    assert nothing.totals.spending.threshold is None
+    assert "about as good" not in summary_line(nothing)
 
 
 def test_being_a_little_late_is_better_than_a_computed_call_less():

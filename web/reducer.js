@@ -215,6 +215,7 @@ function spendingOf(value) {
     left: number(value.left),
     computed: number(value.computed),
     plan,
+    threshold: number(value.threshold),
     missed: text(value.missed)
   }
 }

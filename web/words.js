@@ -77,13 +77,19 @@ export function counts(words, run, totals) {
   return words("totals_running", { ...values, step: words.number(step, 9), steps: words.number(run.steps, 9) })
 }
 
-/** "3× asked: 2.1 s of 6.4 s left, enough for 4 computed calls": of a run that was asked for a speed, else "". */
+/**
+ * "3× asked: 2.1 s of 6.4 s left, enough for 4 computed calls", or how it ended and at which thresholds: of a run that was
+ * asked for a speed, else "".
+ */
 export function spending(words, run, totals) {
   const { spending: of } = totals
   if (!of) return ""
   const target = words.number(of.target)
-  if (of.missed) return words("spending.missed", { why: of.missed })
-  if (run.status !== "running") return words("spending.kept", { target })
+  if (run.status !== "running") {
+    const ended = of.missed ? words("spending.missed", { why: of.missed }) : words("spending.kept", { target })
+    if (of.threshold === null) return ended
+    return `${ended} ${words("spending.threshold", { threshold: words.number(of.threshold, 2) })}`
+  }
   const seconds = (value) => words.number(value, 2)
   return words("spending.left", {
     target, left: seconds(Math.max(0, of.left)), seconds: seconds(of.seconds), computed: words.number(Math.floor(of.computed), 4)

@@ -49,7 +49,7 @@ test("a run without calls has room for its steps", () => {
 
 const asked = (changes) => ({
   calls: 2, full: 2, accepted: 0, rejected: 0, seconds: 2, speedup: 1, cache_bytes: 0,
-  spending: { target: 3, seconds: 6.67, left: 4.67, computed: 4.6, plan: [2, 5], missed: null, ...changes }
+  spending: { target: 3, seconds: 6.67, left: 4.67, computed: 4.6, plan: [2, 5], threshold: null, missed: null, ...changes }
 })
 
 test("calls that a plan will compute are marked before the run gets there", () => {
@@ -74,6 +74,8 @@ test("what a run may take and what is left of it, in words", () => {
   assert.equal(spending(words, kept, kept.totals), "3× asked and kept.")
   const missed = run([[row("full")]], { totals: asked({ missed: "3x was asked for, 2x reached: so it is" }) })
   assert.equal(spending(words, missed, missed.totals), "3x was asked for, 2x reached: so it is.")
+  const dear = run([[row("full")]], { totals: asked({ threshold: 2.618 }) })
+  assert.equal(spending(words, dear, dear.totals), "3× asked and kept. About as good as with a threshold of 2.6.")
   assert.equal(spending(words, run([[row("full")]]), { spending: null }), "")
   for (const language of languages) {
     const said = spending(makeWords(dictionaries, language), running, running.totals)

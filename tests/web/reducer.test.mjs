@@ -44,10 +44,10 @@ test("a run told event by event is the run told at once", () => {
 
 test("what a run may spend arrives, and odd values of it break nothing", () => {
   const told = (spending) => runOf(play(run_started, { ...calls, totals: { ...calls.totals, spending } })).totals.spending
-  const spending = { target: 3, seconds: 6.5, left: 2.1, computed: 4.2, plan: [2, 5], missed: null }
+  const spending = { target: 3, seconds: 6.5, left: 2.1, computed: 4.2, plan: [2, 5], threshold: 0.125, missed: null }
   assert.deepEqual(told(spending), spending)
   assert.deepEqual(told({ ...spending, plan: [2, "5", -1, 0, 1.5, null] }).plan, [2])
-  assert.deepEqual(told({ target: 2 }), { target: 2, seconds: null, left: null, computed: null, plan: [], missed: null })
+  assert.deepEqual(told({ target: 2 }), { target: 2, seconds: null, left: null, computed: null, plan: [], threshold: null, missed: null })
   for (const odd of [null, 3, "x", [], {}, { target: "3" }]) assert.equal(told(odd), undefined)
   const before = play(run_started, { ...calls, totals: { ...calls.totals, spending } })
   assert.equal(reduce(before, { ...calls, totals: { ...calls.totals, spending: { ...spending } } }), before)

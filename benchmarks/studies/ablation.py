@@ -58,6 +58,10 @@ def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
             "no share learnt from rejections (`answer.best_direct_shares`)",
             [("speca.session.best_direct_shares", lambda *args: {})],
         ),
+        "added": (
+            "one computed call repeated whole, not in what its blocks added (`Anchor.added`)",
+            [("speca.stream.Stream.needs_embedded", lambda stream, call: stream.relative)],
+        ),
         "undecided": (
             "what an early error costs is not learnt (`undecided`; DECIDED_AT stays)",
             [("speca.undecided.Undecided.decided_at", property(lambda self: None))],
@@ -172,6 +176,8 @@ def main() -> None:
     path = options.out / f"{name_of_files}.json"
     record = json.loads(path.read_text()) if path.exists() else {"curves": {}, "weights": {}}
     case = Case(options.steps, options.sampler)
+    of_run = {"steps": options.steps, "samples": options.samples, "sampler": options.sampler}
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.models.split(",") if options.models else trained():
         subject = load(name)
         record["weights"][name] = subject.weights
@@ -181,11 +187,9 @@ def main() -> None:
             with without(part):
                 record["curves"].setdefault(name, {})[part] = curve(subject, case, batch, reference)
             print(f"{name}: {part or 'all parts'}", flush=True)
-    of_run = {"steps": options.steps, "samples": options.samples, "sampler": options.sampler}
-    record |= {"versions": environment.versions(), **of_run}
+        record |= {"versions": environment.versions(), **of_run}
+        path.write_text(json.dumps(record) + "\n")
     text = report(record)
-    options.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record) + "\n")
     path.with_suffix(".md").write_text(text + "\n")
     print(text)
 

@@ -185,9 +185,10 @@ class Stream:
             if self.relative:
                 return
         elif self.needs_embedded(call):
-            # In the place of what is not needed any more: a video's features are large.
-            outs = embedded if alone else [None] * len(features)
-            added = tuple(torch.sub(f, e, out=out) for f, e, out in zip(features, embedded, outs, strict=True))
+            # Where anchors live, and in the place of what is not needed any more: a video's features are large.
+            near = [e.to(f.device) for f, e in zip(features, embedded, strict=True)]
+            outs = near if alone else [None] * len(near)
+            added = tuple(torch.sub(f, e, out=out) for f, e, out in zip(features, near, outs, strict=True))
         if self.relative and added is not None:
             features, added = added, None
         elif not alone:  # copied apart, or one stream's anchor would hold the memory of the whole batch

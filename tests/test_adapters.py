@@ -54,12 +54,12 @@ def bound(network: nn.Module, stage: Any, *args: Any, also_skipped: Any = (), **
     """`BoundNetwork` over one call of `network`, with what `stage` states of its blocks."""
     from speca.adapters.base import Architecture, find_anatomy
     from speca.comfyui.compiled import Forwards
-    from speca.comfyui.network import BoundNetwork, Entry
+    from speca.comfyui.network import BoundNetwork
 
     architecture = Architecture("test", "Test", (), (stage,), also_skipped=also_skipped)
     latent = args[0][0] if isinstance(args[0], list) else args[0]
     anatomy = find_anatomy(architecture, network)
-    return BoundNetwork(anatomy, Forwards.of(network), args, kwargs, latent.shape[0], True, Entry())
+    return BoundNetwork(anatomy, Forwards.of(network), args, kwargs, latent.shape[0], True)
 
 
 class TestBlockList:

@@ -196,7 +196,7 @@ def exact_and_repeated(
     """
     from speca.adapters import recognise
     from speca.comfyui.compiled import Forwards
-    from speca.comfyui.network import BoundNetwork, Entry, copied
+    from speca.comfyui.network import BoundNetwork, copied
 
     found: list[tuple[Any, Any, bool]] = []
 
@@ -204,7 +204,7 @@ def exact_and_repeated(
         inputs = {k: v for k, v in kwargs.items() if k != "transformer_options"}
         before = copied([list(args), inputs])
         forwards = Forwards(native, native, False)
-        bound = BoundNetwork(recognise(network), forwards, args, kwargs, n_rows(args[0]), True, Entry())
+        bound = BoundNetwork(recognise(network), forwards, args, kwargs, n_rows(args[0]), True)
         exact = bound.full(None, True, keep_embedded=relative is not None)
         assert exact.features is not None
         given, rows = exact.features, []
@@ -250,30 +250,6 @@ class TestContract:
             for full, repeated, unchanged in exact_and_repeated(subject.tiny, lambda feature: feature, relative):
                 assert all(distance(b, a) < 1e-4 for a, b in zip(full, repeated, strict=True))
                 assert unchanged
-
-    def test_the_embedded_input_is_the_same_wherever_it_is_found(self, subject: Subject) -> None:
-        """At the first block, once that was seen to be right, or at the last one with all others left out."""
-        from speca.adapters import recognise
-        from speca.comfyui.compiled import Forwards
-        from speca.comfyui.network import BoundNetwork, Entry
-
-        entry, calls = Entry(), []
-
-        def action(network: nn.Module, native: Any, args: Any, kwargs: Any) -> None:
-            def embedded(entry: Any) -> Any:
-                anatomy, forwards = recognise(network), Forwards(native, native, False)
-                bound = BoundNetwork(anatomy, forwards, args, kwargs, n_rows(args[0]), True, entry)
-                return bound.full(None, True, keep_embedded=True).embedded
-
-            at_the_last = embedded(Entry(False))
-            calls.append(same(embedded(entry), at_the_last) and same(embedded(entry), at_the_last))
-
-        with in_each_call(subject.tiny.model_patcher, action) as patcher:
-            sample(subject.tiny, patcher, steps=2)
-        assert calls
-        assert all(calls)
-        if subject.name in ("dit", "flux"):  # one list of blocks; two, with tensors joined between them
-            assert entry.is_embedded is (subject.name == "dit")
 
     def test_other_features_give_another_output(self, subject: Subject) -> None:
         for full, repeated, _ in exact_and_repeated(subject.tiny, lambda feature: feature.flip(-1)):

@@ -218,7 +218,7 @@ def test_wan_at_720p(wan_720p: Any, monkeypatch: Any, card_gb: Any, free_gb: flo
     of two conditionings."""
     from speca.adapters import recognise
     from speca.comfyui.compiled import Forwards
-    from speca.comfyui.network import BoundNetwork, Entry
+    from speca.comfyui.network import BoundNetwork
 
     network, args = wan_720p
     card = Card(monkeypatch, "auto", free=free_gb * GB)
@@ -234,7 +234,6 @@ def test_wan_at_720p(wan_720p: Any, monkeypatch: Any, card_gb: Any, free_gb: flo
                     options,
                     1,
                     False,
-                    Entry(False),
                     placement=card.placement,
                 )
                 exact = bound.full(None, True)

@@ -10,16 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapters.base import (
     Anatomy,
-    BlockList,
     called_otherwise,
     comfyui,
     exchanged_forward,
@@ -33,16 +31,6 @@ from .counting import BlocksMissingError, Census, Ran, counted, returns_compared
 from .placement import Placement
 
 
-@dataclass
-class Entry:
-    """Whether what enters a network's first block is what reaches its last one when all blocks are skipped.
-
-    It is where there is one list of blocks and nothing is added on the way. None until it was seen in one call.
-    """
-
-    is_embedded: bool | None = None
-
-
 class BoundNetwork:
     """`session.Network` over one call of a ComfyUI network."""
 
@@ -54,7 +42,6 @@ class BoundNetwork:
         kwargs: dict[str, Any],
         n_rows: int,
         splittable: bool,
-        entry: Entry,
         census: Census | None = None,
         streams: Hashable = None,
         placement: Placement | None = None,
@@ -64,7 +51,6 @@ class BoundNetwork:
         self._args = args
         self._kwargs = kwargs
         self._n_rows = n_rows
-        self._entry = entry
         self._census = census
         self._streams = streams
         self._placement = placement
@@ -77,9 +63,7 @@ class BoundNetwork:
         """What the network raised when it was run in full: its own affair, as without SpeCa."""
 
     def full(self, rows: Sequence[int] | None, keep_features: bool, keep_embedded: bool = False) -> Exact:
-        first_stage, first = self._anatomy.skipped[0]
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
-        entering: list[Tensors | None] = []
         kept: list[Tensors | None] = []
         troubles: list[Exception] = []
         n_rows = self._n_rows if rows is None else len(rows)
@@ -95,22 +79,11 @@ class BoundNetwork:
 
             return shield
 
-        def entered(
-            stage: BlockList, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> Tensors | None:
-            needed = stage.needed(block, args, kwargs)
-            return tuple(t.detach() for t in needed) if is_batched(needed, n_rows) else None
-
         # Blocks work in place: what enters one is copied before it runs.
         @shielded
-        def enter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found = entered(first_stage, first, args, kwargs)
-            entering.append(found and tuple(map(torch.clone, found)))
-
-        @shielded
         def keep(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found = entered(stage, block, args, kwargs)
-            kept.append(found and self._copies_to_keep(found, subtracted_from=keep_embedded))
+            needed = tuple(t.detach() for t in stage.needed(block, args, kwargs))
+            kept.append(self._copies_to_keep(needed) if is_batched(needed, n_rows) else None)
 
         def note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if kept:  # what runs after the verification block cannot be skipped
@@ -123,8 +96,6 @@ class BoundNetwork:
                 otherwise: list[str] = []
                 if self._census is not None and not self._census.has(self._streams):  # what a block returns stays so
                     otherwise = taps.enter_context(returns_compared(self._anatomy))
-            if keep_embedded and self._entry.is_embedded is not False:
-                taps.enter_context(tapped(first_stage, first, enter, self._forwards.compiled))
             if keep_features:
                 taps.enter_context(tapped(stage, block, keep, self._forwards.compiled))
                 for helper_stage, helper in self._anatomy.helpers:
@@ -137,23 +108,21 @@ class BoundNetwork:
             self._check_what_they_returned(otherwise, output)
         elif keep_features and not kept:  # of a network compiled as a whole only what is tapped can be counted
             raise BlocksMissingError("the last block did not run", output)
-        if self._placement is not None and n_rows > 1:  # rows are read apart
+        if self._placement is not None and (n_rows > 1 or keep_embedded):  # rows are read apart, or all of them
             self._placement.settle()
         features = kept[0] if len(kept) == 1 else None
-        embedded = None
-        if features is not None and keep_embedded:
-            embedded = self._embedded(rows, entering[0] if len(entering) == 1 else None)
+        embedded = self.embedded(rows) if features is not None and keep_embedded else None
         if features is None or embedded is None or [t.shape for t in embedded] != [f.shape for f in features]:
             return Exact(features, output)
         return Exact(features, output, embedded)
 
-    def _copies_to_keep(self, features: Tensors, subtracted_from: bool) -> Tensors:
-        """Where anchors live at once, unless the embedded input is to be taken off first."""
+    def _copies_to_keep(self, features: Tensors) -> Tensors:
+        """Where anchors live at once."""
         if self._placement is None:
             return tuple(map(torch.clone, features))
         x = self._args[0]
         self._placement.expect(features, x if isinstance(x, (list, tuple)) else (x,))
-        return tuple(map(torch.clone if subtracted_from else self._placement.copy, features))
+        return tuple(map(self._placement.copy, features))
 
     def _check_that_all_ran(self, ran: Ran, others: set[str], output: Tensors) -> None:
         if self._census is None:
@@ -201,19 +170,13 @@ class BoundNetwork:
                 break
         return output
 
-    def embedded(self) -> Tensors | None:
-        """What reaches the verification block when all blocks are skipped."""
-        return self._embedded(None, None)
+    def embedded(self, rows: Sequence[int] | None = None) -> Tensors | None:
+        """What reaches the verification block when all blocks are skipped; None if it is not called once then.
 
-    def _embedded(self, rows: Sequence[int] | None, entering: Tensors | None) -> Tensors | None:
-        """What reaches the verification block when all blocks are skipped; `entering` is what entered the first one.
-
-        How a network joins its embedded inputs into its last stage is its own affair, so it is let do it, unless it was
-        seen to do nothing.
+        How a network joins its embedded inputs into its last stage is its own affair, so it is let do it. That takes a
+        pass through what lies around the blocks; kept from the full run, a video's would stand beside its activations.
         """
         block, stage = self._anatomy.verification_block, self._anatomy.verification_stage
-        if entering is not None and self._entry.is_embedded:
-            return entering
         arrived: list[Tensors] = []
         untouched = stage.untouched(block)
 
@@ -223,12 +186,7 @@ class BoundNetwork:
 
         with self._blocks_skipped(), exchanged_forward(block, note, stage.method):
             self._run(rows, skipping=True)
-        if len(arrived) != 1:
-            return None
-        if entering is not None:
-            same_shapes = [t.shape for t in entering] == [t.shape for t in arrived[0]]
-            self._entry.is_embedded = same_shapes and all(map(torch.equal, entering, arrived[0]))
-        return arrived[0]
+        return arrived[0] if len(arrived) == 1 else None
 
     def _blocks_skipped(self) -> AbstractContextManager[None]:
         return exchanged_forwards(self._anatomy.untouched)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +21,7 @@ from .compiled import Forwards
 from .counting import BlocksMissingError, Census
 from .describe import describe, patch_signature
 from .identity import Ordinals
-from .network import BoundNetwork, Entry, copied
+from .network import BoundNetwork, copied
 from .others import Own, around_the_network, blamed, in_the_network
 from .placement import Placement
 
@@ -63,7 +62,6 @@ class Run:
         self._own: dict[int, Own] = {}
         self._census = Census()
         self._was_called = False
-        self._entries: dict[Hashable, Entry] = defaultdict(Entry)
         self._ordinals = Ordinals()
         self._failures = 0
         if not self.native:
@@ -183,8 +181,6 @@ class Run:
         except NotThisArchitectureError as missing:
             self.go_native(str(missing))
             return forwards.full(*args, **kwargs)
-        added_to = patched or kwargs.get("control") is not None
-        entry = Entry(False) if added_to or forwards.compiled else self._entries[call.kind]
         network = BoundNetwork(
             anatomy,
             forwards,
@@ -192,7 +188,6 @@ class Run:
             kwargs,
             len(call.streams),
             splittable,
-            entry,
             self._census,
             call.streams,
             self.placement,
@@ -236,7 +231,7 @@ class Run:
         def bind(anatomy: Anatomy) -> BoundNetwork:
             own_args = tuple(copied(a) for a in args)
             own_kwargs = {k: v if k == "transformer_options" else copied(v) for k, v in kwargs.items()}
-            return BoundNetwork(anatomy, forwards, own_args, own_kwargs, n_rows, False, Entry(False))
+            return BoundNetwork(anatomy, forwards, own_args, own_kwargs, n_rows, False)
 
         acting = frozenset(name for name, value in kwargs.items() if value is not None)
         manner = patch_signature(kwargs.get("transformer_options", {})), acting

@@ -60,8 +60,8 @@ def best_direct_shares(speculated: Speculated, exact: Part) -> dict[int, float]:
 
     The share s in [0, 1] is the least-squares solution of verified + s (direct - verified) = exact. Neither way is
     better for every model: the last block adds what only this call's noise level tells, and passes on the errors
-    of features that are larger than their share of the output. Worth 0.5 dB on the zoo's nine models
-    (benchmarks/results/ablation.md).
+    of features that are larger than their share of the output. Since answers begin half-way that is worth 0.1 dB or
+    less on the zoo's fifteen models (benchmarks/results/ablation.md).
     """
     both = [row for row in speculated.rows if row in exact.rows]
     if not both:

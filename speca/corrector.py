@@ -7,7 +7,7 @@ joins them than by the curve that went on from the first. The difference, step b
 The computed call hands it back: its output is moved so that the sampler's step ends where it would have ended from the
 latent put right, the picture that the network showed being kept. What later forecasts start from is the output that
 shows that picture from the latent put right. As in UniPC (arXiv 2302.04867, UniC) no call is spent on it; without it
-the zoo's nine models lose 2.1 dB, 0.7 to 4.1 each (benchmarks/results/ablation.md).
+the zoo's fifteen models lose 2.1 dB, fourteen of them 0.7 to 4.8 (benchmarks/results/ablation.md).
 
 All this is known of samplers whose step is Euler's (`path.SamplingPath.ahead`), where x' = r x + (1 - r) D for the
 denoised picture D = latent_gain * x + output_gain * F and r = sigma' / sigma.

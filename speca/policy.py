@@ -119,7 +119,7 @@ def situation(config: SpeCaConfig, call: Call, streams: Sequence[Stream]) -> Sit
 def expected_error(call: Call, stream: Stream) -> float:
     """At least what the next check will find, if the error goes on growing as it did last; 0 if nothing tells.
 
-    It saves checks that are bound to fail: seconds, and 0.2 dB at equal speed; more where others are missing that make
+    It saves checks that are bound to fail: seconds, and 0.4 dB at equal speed; more where others are missing that make
     up for it (`verify.CARRIED_GROWTH`).
 
     Where the sampler adds noise, noise decides.

@@ -23,8 +23,8 @@ from torch import Tensor
 
 # A sum of errors grows from one forecast to the next: a wrong output moves the latent, and the next forecast is checked
 # as if it had not. Not where the sampler adds noise, which drowns it. 1.1 to 1.4 are alike on the emoji DiT and FLUX;
-# on the zoo's nine models, 1 costs 0.4 dB, and 1.0 dB of the worst samples. Each of growth, `likely_error` and
-# `policy.expected_error` makes up for part of another: without all three it is 1.0 dB, and 2.0 of the worst samples
+# on the zoo's fifteen models, 1 costs 0.8 dB, and 0.2 dB of the worst samples. Each of growth, `likely_error` and
+# `policy.expected_error` makes up for part of another: without all three it is 1.2 dB, and 1.0 of the worst samples
 # (benchmarks/results/ablation.md).
 CARRIED_GROWTH = 1.2
 
@@ -70,7 +70,7 @@ def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
 
     difference: between the verified output and the direct forecast. reach: between the direct forecast and plain reuse
     of the newest anchor; the farther a forecast goes, the larger the error that both its outputs share. Never less
-    than the difference. Not in the paper; the difference alone costs 0.3 dB on the zoo's nine models
+    than the difference. Not in the paper; the difference alone costs 0.2 dB on the zoo's fifteen models
     (benchmarks/results/ablation.md).
     """
     return (difference * torch.maximum(difference, reach)).sqrt()
@@ -81,8 +81,7 @@ def likely_error_of_guesses(difference: Tensor, reach: Tensor) -> Tensor:
     output, its repetition and what follows from the latent are three guesses, and how far they lie apart is added up.
 
     On the zoo's FLUX and Cosmos 1 that is 0.6 to 1.6 times the true error; the difference alone is 0.3 to 0.8 times
-    it, and a run that begins with two or three such forecasts keeps their error to its end: judged as others are, the
-    zoo's nine models lose 0.6 dB and 1.2 dB of their worst samples (benchmarks/results/ablation.md). Not in the paper.
+    it. Pictures at equal speed hardly tell (0.1 dB, benchmarks/results/ablation.md). Not in the paper.
     """
     return difference + reach
 

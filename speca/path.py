@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,9 @@ CORRECTED_SHARE = 0.5
 # from earlier calls (dpmpp_2m, res_multistep) do, and spread over two steps come to the same; fresh noise and the cfg++
 # rule do not.
 EULERS_WITHIN = 0.3
+
+# Steps are Euler's to the letter within this share, which is rounding.
+EULERS_EXACTLY = 1e-3
 
 # So many jumps among so many evaluations are the sampler's way, which leaves nothing to forecast from.
 JUMPS_TO_GIVE_UP, OF_LAST = 4, 8
@@ -137,6 +140,8 @@ class SamplingPath:
         elif self._began:
             self.euler = False
         self.euler = self.euler and (not self._began or _same(sigma, self._ahead))
+        if self.schedule.euler and not self.euler:
+            self.schedule = replace(self.schedule, euler=False)
         self._began, self._ahead = True, self._end_of_step(sigma)
         self._jumps.append(jumped)
         return jumped
@@ -173,6 +178,8 @@ class SamplingPath:
         variance, travelled, correlated, allowed = figures
         length, stride = math.sqrt(variance), math.sqrt(travelled)
         self.euler = self.euler and length <= EULERS_WITHIN * stride
+        if self.schedule.euler and length > EULERS_EXACTLY * stride:
+            self.schedule = replace(self.schedule, euler=False)
         again = _same(sigma, last.sigma)
         if again:
             allowed += CORRECTED_SHARE * self._stride

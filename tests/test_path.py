@@ -133,6 +133,14 @@ def test_fresh_noise_where_none_falls_due_is_a_jump(sigma):
     assert not path.keeps_jumping
 
 
+def test_steps_that_are_not_euler_s_to_the_letter_are_known():
+    """A little of the line through two calls, as dpmpp_2m adds it; and a second call where the step ended."""
+    one = noise(1)
+    assert arrived((4.0, 4 * one), (2.0, 2 * one), (1.0, one))[1].schedule.euler
+    assert not arrived((4.0, 4 * one), (2.0, 2 * one), (1.0, 1.02 * one))[1].schedule.euler
+    assert not arrived((4.0, 4 * one), (2.0, 2 * one), (2.0, 2 * one))[1].schedule.euler
+
+
 def test_a_picture_that_is_moved_is_a_jump():
     one = noise(1)
     assert arrived((4.0, 4 * one), (3.9, 3.9 * one.roll(5, -1)))[0] == [False, True]

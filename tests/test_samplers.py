@@ -220,6 +220,17 @@ def test_checks_that_lead_nowhere_stop(sampler: str, scheduler: str) -> None:
     assert pays(rows_of(pictures_of(sampler, scheduler, SpeCaConfig())))
 
 
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"), [("heun", "normal"), ("dpm_2", "normal"), ("dpmpp_2m", "kl_optimal")]
+)
+def test_errors_count_in_the_steps_beside_their_own(sampler: str, scheduler: str) -> None:
+    """All accepted forecasts were within the threshold, and the pictures at 30 to 40 dB: the last sigma but one is so
+    small that its step is nothing, and half of heun's step before it."""
+    plain, scene = pictures_of(sampler, scheduler), pictures_of(sampler, scheduler, SpeCaConfig())
+    assert any(row.skipped for row in rows_of(scene))
+    assert min(truth.psnr(p, q) for p, q in zip(scene.pictures[0], plain.pictures[0], strict=True)) > 42
+
+
 def pictures_of(sampler: str, scheduler: str, config: SpeCaConfig | None = None) -> situations.Scene:
     scene = situations.Scene(situations.subject_of(MODEL), config, N_STEPS)
     scene.sample(labels=LABELS, sampler=sampler, sigmas=scene.sigmas(scheduler))

@@ -91,6 +91,22 @@ def test_the_last_step_is_known_where_the_steps_are():
     assert not Schedule().ends_at(5)
 
 
+def test_where_steps_are_of_a_higher_order_a_call_weighs_in_the_steps_beside_it():
+    """Schedule "normal" ends with 0.15, 0.001, 0. Heun's call at 0.001 moves the latent by half of the step to there,
+    and dpmpp_2m takes that step by 4 times the difference of the two calls before it."""
+    levels = tuple(flow(sigma) for sigma in (0.39, 0.27, 0.15, 0.001))
+    plain, higher = (Schedule(levels, 0.0, euler=euler) for euler in (True, False))
+    factors = [higher.weight(step) / plain.weight(step) for step in range(4)]
+    farther = math.log(0.15 / 0.001) / math.log(0.27 / 0.15) / 2
+    assert factors == pytest.approx([1.0, farther * 0.149 * 0.27 / 0.15 / 0.12, farther, 0.149 / 0.001 / 2], rel=0.01)
+
+
+def test_on_a_smooth_schedule_the_order_of_steps_makes_no_difference():
+    levels = tuple(flow(sigma) for sigma in (1.0, 0.9, 0.79, 0.67, 0.54, 0.4, 0.24))
+    plain, higher = (Schedule(levels, 0.0, euler=euler) for euler in (True, False))
+    assert [higher.weight(step) for step in range(7)] == [plain.weight(step) for step in range(7)]
+
+
 def test_a_picture_s_change_in_the_output():
     """Of flow matching and of noise by 1 / sigma, as their outputs are (x - picture) / sigma."""
     schedule = Schedule((flow(0.8), flow(0.5)), 0.0)

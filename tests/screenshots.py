@@ -34,7 +34,7 @@ def wait_until_ready(page: Any) -> None:
 
 
 def take(page: Any, theme: str) -> None:
-    """The node with a rejected call pointed at, and the bottom panel with two runs laid over each other."""
+    """The node with a call pointed at, a rejected one if any is; the bottom panel with two runs over each other."""
     wait_until_ready(page)
     set_widget(page, LATENT, "batch_size", 1)
     set_widget(page, SCHEDULER, "steps", STEPS)
@@ -53,7 +53,8 @@ def take(page: Any, theme: str) -> None:
 
     look_at(page, SPECA)
     node = page.locator(f"[data-node-id='{SPECA}']").first
-    cells = page.locator(f"[data-node-id='{SPECA}'] .speca-cell.speca-rejected")
+    kinds = (page.locator(f"[data-node-id='{SPECA}'] .speca-cell.speca-{kind}") for kind in ("rejected", "accepted"))
+    cells = next(cells for cells in kinds if cells.count())
     cells.nth(cells.count() // 2).hover()
     page.wait_for_timeout(300)
     shot(page, node, OUT / f"node-{theme}.png")

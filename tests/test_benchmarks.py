@@ -557,8 +557,8 @@ def test_samplers_are_held_against_fewer_steps_at_their_speed():
     from measure.curve import Point
     from studies import samplers
 
-    ours, fewer = [Point(2.0, 50.0), Point(4.0, 30.0)], [Point(1.0, 100.0), Point(2.0, 20.0)]
-    assert samplers.cell({"speca": ours, "fewer": fewer}) == "50.0 (+30.0) / -"
+    ours, fewer = [Point(2.0, 50.0, worst=40.0), Point(4.0, 30.0)], [Point(1.0, 100.0), Point(2.0, 20.0)]
+    assert samplers.cell({"speca": ours, "fewer": fewer}) == "50.0 / 40.0 (+30.0); -"
 
 
 def test_samplers_are_compared_by_calls_where_a_step_takes_two(tiny, monkeypatch):

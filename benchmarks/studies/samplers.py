@@ -58,12 +58,16 @@ def compare(subject: Any, case: Any, batch: Any) -> dict[str, list[Point]]:
 
 
 def cell(curves: dict[str, list[Point]]) -> str:
-    """SpeCa's mean PSNR at each speed, and in brackets how far it is above fewer steps."""
+    """SpeCa's PSNR at each speed, mean and worst sample, and in brackets how far the mean is above fewer steps."""
     parts = []
     for speed in SPEEDS:
         ours, fewer = at_least(curves["speca"], speed), at_least(curves["fewer"], speed)
-        parts.append("-" if ours is None or fewer is None else f"{ours.mean:.1f} ({ours.mean - fewer.mean:+.1f})")
-    return " / ".join(parts)
+        parts.append("-" if ours is None or fewer is None else _told(ours, fewer))
+    return "; ".join(parts)
+
+
+def _told(ours: Point, fewer: Point) -> str:
+    return f"{ours.mean:.1f} / {ours.worst:.1f} ({ours.mean - fewer.mean:+.1f})"
 
 
 def report(record: dict[str, Any]) -> str:
@@ -73,11 +77,11 @@ def report(record: dict[str, Any]) -> str:
             points = {name: [Point(*point) for point in curve] for name, curve in curves.items()}
             rows.setdefault(case, {})[model] = cell(points)
     models = list(record["curves"])
-    speeds = " / ".join(f"{speed:g}x" for speed in SPEEDS)
+    speeds = " and ".join(f"{speed:g}x" for speed in SPEEDS)
     caption = (
-        f"SpeCa with other samplers, schedules and guidance: mean PSNR in dB at {speeds}, computed for real depth, and"
-        f" in brackets\nhow far it is above the same sampler with fewer steps. {record['steps']} steps,"
-        f" {record['samples']} samples."
+        f"SpeCa with other samplers, schedules and guidance: PSNR in dB at {speeds}, computed for real depth, mean /"
+        f" worst sample,\nand in brackets how far the mean is above the same sampler with fewer steps."
+        f" {record['steps']} steps, {record['samples']} samples."
     )
     head = ["sampler, schedule, guidance", *models]
     return markdown.table(caption, head, [[case, *(of.get(m, "-") for m in models)] for case, of in rows.items()])

@@ -159,8 +159,8 @@ class Plan:
 class Spending:
     """Of a run in speed mode: the speed asked for, the seconds that leaves the run, those that are left, and the plan.
 
-    `threshold` is the median of those that its forecasts were kept at, None without any. The picture is about as good
-    as with that one fixed: by 0.1 dB less, give or take 5, over 108 runs of six of the zoo's models.
+    `threshold` is the median of those that its forecasts were kept at, once it has ended, or None. The picture is about
+    as good as with that one fixed: by 0.1 dB less, give or take 5, over 108 runs of six of the zoo's models.
     `missed` says in one sentence why the run did not end at that speed, once it has ended, or is None.
     """
 

@@ -36,6 +36,7 @@ class Tally:
         self._speed = speed
         self._plan: Plan | None = None
         self._missed: str | None = None
+        self._kept_at: float | None = None
         self._listener = listener
         self._calls: list[CallRecord] = []
         self._full_costs: dict[Hashable, list[float]] = defaultdict(list)
@@ -123,9 +124,12 @@ class Tally:
         if self._speed is None or self._plan is None:
             return None
         allowance = self.allowance(self._speed, self._plan.calls)
+        return Spending(self._speed, allowance.seconds, allowance.left, self._plan, self._kept_at, self._missed)
+
+    def _usual_threshold(self) -> float | None:
+        """The median of those that forecasts were kept at."""
         kept = [row.threshold for call in self._calls for row in call.rows if row.skipped and row.threshold is not None]
-        threshold = statistics.median(kept) if kept else None
-        return Spending(self._speed, allowance.seconds, allowance.left, self._plan, threshold, self._missed)
+        return statistics.median(kept) if kept else None
 
     def _why_missed(self) -> str | None:
         if self._speed is None or not self._full_costs or self.header.native is not None:
@@ -208,6 +212,7 @@ class Tally:
         """End the run. Writes one line to the log and tells the listener."""
         with self._lock:
             self._missed = self._why_missed() if status == "finished" else None
+            self._kept_at = self._usual_threshold()
             self._closed = self.record(status)
         log.info("%s", summary_line(self._closed))
         self._tell("run_ended", self._closed)

@@ -18,10 +18,11 @@ def summary_line(record: RunRecord) -> str:
     line = f"SpeCa: {totals.calls} calls: {counted(totals)}; {speed}; cache {size(totals.cache_bytes)}{ending}"
     if totals.accepted + totals.trusted == 0:
         line += f"; nothing skipped: {native or why_nothing_skipped(record)}"
-    if totals.spending is not None and totals.spending.threshold is not None:
-        line += f"; about as good as with a threshold of {totals.spending.threshold:.2g}"
-    if totals.spending is not None and totals.spending.missed:
-        line += f"; {totals.spending.missed}"
+    spending = totals.spending
+    if spending is not None and spending.threshold is not None:
+        line += f"; about as good as with a threshold of {spending.threshold:.2g}"
+    if spending is not None and spending.missed:
+        line += f"; {spending.missed}"
     return line
 
 

@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--speeds", default="2,3,4")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--samples", type=int, default=6)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=environment.RESULTS)
     options = parser.parse_args()
 
@@ -126,7 +127,7 @@ def main() -> None:
     for name in options.models.split(",") if options.models else trained():
         subject = load(name)
         weights[name] = subject.weights
-        batch = batch_of(subject, options.samples)
+        batch = batch_of(subject, options.samples, options.first_seed)
         reference = subject.picture(sample(subject.patcher, subject, case, batch).latents)
         thresholds = fixed(subject, case, batch)
         for speed in map(float, options.speeds.split(",")):

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .answer import Part, Speculated, answer, beside_direct, best_direct_shares, join
+from .answer import Part, Speculated, answer, beside_direct, join
 from .call import Call, ForecastImpossibleError, Network, Tensors
 from .config import SpeCaConfig
 from .corrector import put_right
@@ -84,8 +84,7 @@ class Session:
         parts: list[Part] = [] if unchecked is None else [unchecked]
         full_seconds = 0.0
         if accepted and speculated is not None:
-            picked = call.rows_of(accepted)
-            answered = answer(speculated, picked, [streams[row].direct_share for row in picked])
+            answered = answer(speculated, call.rows_of(accepted))
             parts.append(answered)
             if self.config.check_every > 1 and not call.renoised:  # else nothing is ever trusted
                 for row, beside in beside_direct(answered, speculated).items():
@@ -94,12 +93,8 @@ class Session:
             for row in call.rows_of(self._together.apart(call, computed)):
                 streams[row].stays_astray()
             full_began = self._clock()
-            exact, put_right = self._compute(call, streams, network, computed)
+            parts.append(self._compute(call, streams, network, computed))
             full_seconds = self._clock() - full_began
-            parts.append(put_right)
-            if speculated is not None:
-                for row, share in best_direct_shares(speculated, exact).items():
-                    streams[row].learn_direct_share(share)
         output = join(parts, len(streams))
         for i, stream in enumerate(streams):
             of_sample = rows[i % call.n_samples]
@@ -184,12 +179,11 @@ class Session:
         verdicts = {}
         # Rows run conditioning by conditioning; a sample is as wrong as its worst tensor's worst row (max keeps NaN).
         rows = call.rows_of(samples)
-        weights = [streams[row].weight(call) for row in rows]
         found = errors.numpy(force=True)
         for row, error in zip(rows, found.max(axis=0).tolist(), strict=True):
             streams[row].learn_rate(call, error)
         threshold, plan = self._pace.threshold(call, streams, network.splittable, self.tally)
-        by_tensor = (found * weights).reshape(len(found), -1, len(samples)).max(axis=1)
+        by_tensor = (found * call.weight).reshape(len(found), -1, len(samples)).max(axis=1)
         told = [*by_tensor.max(axis=0).tolist(), *([] if plan is None else [threshold])]
         agreed = self._agree(told, network.device)
         threshold = threshold if plan is None else agreed.pop()
@@ -205,11 +199,8 @@ class Session:
                 verdicts[sample] = replace(verdicts[sample], outcome="full", reason="with_rejected")
         return verdicts, plan
 
-    def _compute(
-        self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]
-    ) -> tuple[Part, Part]:
-        """Run the samples' rows in full, and keep what later forecasts need: (what the network computed, the same with
-        what the forecasts before it led astray put right)."""
+    def _compute(self, call: Call, streams: Sequence[Stream], network: Network, samples: Sequence[int]) -> Part:
+        """Run the samples' rows in full, keep what later forecasts need, and put right what those before led astray."""
         rows = call.rows_of(samples)
         keep = needs_anchor(self.config, call.progress)
         keep_embedded = keep and any(streams[row].needs_embedded(call) for row in rows)
@@ -218,7 +209,7 @@ class Session:
         if keep and exact.features is not None:
             for i, row in enumerate(rows):
                 streams[row].keep(call, row, exact, i, self._place, strayed[i])
-        return Part(rows, exact.output), Part(rows, put_right(call, exact.output, strayed))
+        return Part(rows, put_right(call, exact.output, strayed))
 
     def close(self, status: Status) -> RunRecord:
         """End the run and free the anchors."""

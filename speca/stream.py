@@ -20,7 +20,6 @@ from .events import Row
 from .history import Anchor, History
 from .path import Seen
 from .patience import Patience
-from .undecided import Undecided
 from .verify import ErrorSum
 
 # A stream that was not called for so many evaluations of the sampler is forgotten: its key does not come back.
@@ -34,7 +33,6 @@ class Stream:
     """One stream's state.
 
     relative: whether the anchors' features are what the blocks added to the embedded input, which is each call's own.
-    direct_share: of an answer, which is the direct forecast's (`answer`); while nothing tells, both ways count alike.
     rate: the error of a first forecast, by all that were checked (`budget.Forecasts`); None while none was.
     calls: made so far. in_a_row: forecasts kept since the last full call, unchecked: since the last check. errors:
         theirs, summed.
@@ -46,7 +44,6 @@ class Stream:
     def __init__(self, depth: int) -> None:
         self.history = History(depth)
         self.relative = False
-        self.direct_share = 0.5
         self.rate: float | None = None
         self.calls = 0
         self.in_a_row = 0
@@ -56,7 +53,6 @@ class Stream:
         self.reach = 0.0
         self.round = 0
         self.seen: Seen | None = None
-        self.undecided = Undecided()
         self.corrector = Corrector()
         self.patience = Patience()
 
@@ -65,7 +61,6 @@ class Stream:
         self.history.clear()
         self._begin_gap()
         self.seen = None
-        self.undecided.start_anew()
         self.corrector.lose_track()
 
     def stays_astray(self) -> None:
@@ -84,14 +79,6 @@ class Stream:
         lone = self.history.lone
         return lone is not None and lone.added is not None
 
-    def weight(self, call: Call) -> float:
-        """What an error at `call` costs the final picture, as far as the run's pictures tell."""
-        return self.weight_at(call, call.step)
-
-    def weight_at(self, call: Call, step: int) -> float:
-        """The same of another step of the run."""
-        return call.schedule.weight(step, self.undecided.decided_at)
-
     def _alone(self, call: Call) -> bool:
         """Whether an anchor of `call` would be the only one."""
         return all(time == call.time for time in self.history.times)
@@ -101,10 +88,6 @@ class Stream:
         if not self.relative:  # features of the one kind are no anchors of the other
             self.relative = True
             self.history.clear()
-
-    def learn_direct_share(self, share: float) -> None:
-        """The mean of the new and the old: one call is one noisy sample."""
-        self.direct_share = (self.direct_share + share) / 2
 
     def learn_rate(self, call: Call, error: float) -> None:
         """From a check's own error, which is one noisy sample: a plan that follows each one wanders."""
@@ -124,7 +107,7 @@ class Stream:
         if row.skipped and row.error is not None:
             self.in_a_row += 1
             self.unchecked = self.unchecked + 1 if row.outcome == "trusted" else 0
-            self.errors = self.errors.after(row.error, self.weight(call), call.renoised, accumulate)
+            self.errors = self.errors.after(row.error, call.weight, call.renoised, accumulate)
         else:
             self._begin_gap()
 
@@ -175,9 +158,6 @@ class Stream:
         latent is put right."""
         alone = exact.output[0].shape[0] == 1
         latent = _own_latent(call, row, exact.output)
-        if latent is not None and call.level is not None:
-            shown = call.level.denoised(latent.x.detach(), exact.output[0][i : i + 1].detach())
-            self.undecided.see(call.level.ratio, shown)
         features = tuple(f[i : i + 1] for f in exact.features or ())
         embedded = None if exact.embedded is None else tuple(e[i : i + 1] for e in exact.embedded)
         added: Tensors | None = None

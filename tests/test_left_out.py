@@ -206,12 +206,39 @@ def test_what_was_chosen_is_measured_at_the_other_steps_too(tmp_path, comfy, mon
     monkeypatch.setattr(grid, "NOISY_THRESHOLDS", (0.5,))
     monkeypatch.setattr(choosing, "choose", lambda measured, model, defaults: f"{defaults} max_consecutive 2")
     asked = {"models": ["tiny_flux"], "methods": ["fewer_steps"], "steps": [28, 8], "samples": 1, "again": []}
-    flags = {"quick": False, "report": False, "no_report": False}
+    flags = {"quick": False, "report": False, "no_report": False, "unseen": False}
     bench.left_out(argparse.Namespace(**asked, **flags), tmp_path)
     found = {(r["steps"], r["sampler"], r["label"]) for r in bench.Table(tmp_path / "left-out.csv").rows}
     assert {("28", "euler", "order 2 threshold 0.5"), ("8", "euler", "order 2 threshold 0.5")} <= found
     assert ("8", "euler", "order 2 max_consecutive 2 threshold 0.5") in found
     assert ("28", grid.NOISY, "order 2 threshold 0.5") in found
+
+
+def test_models_that_are_to_be_unseen_are_scored_as_shipped_in_a_table_of_their_own(tmp_path, comfy, monkeypatch):
+    import bench
+    from left_out import grid
+    from measure import environment
+
+    monkeypatch.setattr(environment, "commit", lambda: "")
+    monkeypatch.setattr(grid, "THRESHOLDS", (0.5, 3.0))
+    asked = {"models": ["tiny_flux"], "methods": ["fewer_steps"], "steps": [8], "samples": 1, "again": []}
+    flags = {"quick": False, "report": False, "no_report": False, "unseen": True}
+    bench.left_out(argparse.Namespace(**asked, **flags), tmp_path)
+    labels = {r["label"] for r in bench.Table(tmp_path / "unseen.csv").rows if r["method"] == "speca"}
+    assert labels == {f"{grid.defaults().name} threshold {t:g}" for t in (0.5, 3.0)}
+    text = (tmp_path / "unseen.md").read_text()
+    assert "8 steps: SpeCa's PSNR" in text
+    assert "chosen on the others" not in text
+    assert not (tmp_path / "left-out.md").exists()
+
+
+def test_nothing_is_chosen_on_a_model_that_is_to_be_unseen(comfy):
+    from measure.subjects import of_zoo, unseen
+    from zoo.specs import UNSEEN, ZOO
+
+    assert set(UNSEEN) < set(ZOO)
+    assert not set(of_zoo()) & set(UNSEEN)
+    assert set(unseen()) <= set(UNSEEN)
 
 
 def test_what_lies_far_from_the_speeds_shown_is_not_measured_again():

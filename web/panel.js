@@ -468,7 +468,7 @@ function briefly(words, run) {
 function settingsOf(words, run) {
   const parts = [run.model, run.sampler].filter(Boolean)
   for (const [name, value] of Object.entries(run.settings)) {
-    if (!["noise_gain_limit", "decided_at"].includes(name)) parts.push(`${words(`setting.${name}`)} ${figure(words, value)}`)
+    if (name !== "noise_gain_limit") parts.push(`${words(`setting.${name}`)} ${figure(words, value)}`)
   }
   return parts.join(" · ")
 }

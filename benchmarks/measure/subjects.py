@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,23 @@ def load(name: str) -> Subject:
 
 
 def of_zoo() -> tuple[str, ...]:
-    """The zoo's models whose weights are there."""
-    from zoo.build import path_of
-    from zoo.specs import ZOO
+    """The zoo's models whose weights are there, but for those that the rule is not to be chosen on."""
+    from zoo.specs import UNSEEN, ZOO
 
-    return tuple(name for name in ZOO if path_of(name).is_file())
+    return _with_weights(name for name in ZOO if name not in UNSEEN)
+
+
+def unseen() -> tuple[str, ...]:
+    """Those that were trained when the rule was fixed."""
+    from zoo.specs import UNSEEN
+
+    return _with_weights(UNSEEN)
+
+
+def _with_weights(names: Iterable[str]) -> tuple[str, ...]:
+    from zoo.build import path_of
+
+    return tuple(name for name in names if path_of(name).is_file())
 
 
 def trained() -> tuple[str, ...]:

@@ -54,17 +54,9 @@ def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
         ),
         "expected": ("every check tried (`policy.expected_error`)", [expected]),
         "judged": ("these three together: growth, likely error, checks bound to fail", [growth, likely, expected]),
-        "shares": (
-            "no share learnt from rejections (`answer.best_direct_shares`)",
-            [("speca.session.best_direct_shares", lambda *args: {})],
-        ),
         "added": (
             "one computed call repeated whole, not in what its blocks added (`Anchor.added`)",
             [("speca.stream.Stream.needs_embedded", lambda stream, call: stream.relative)],
-        ),
-        "undecided": (
-            "what an early error costs is not learnt (`undecided`; DECIDED_AT stays)",
-            [("speca.undecided.Undecided.decided_at", property(lambda self: None))],
         ),
         "spectrum": (
             "pictures taken as white (`spectrum.Spectrum.of`)",

@@ -16,11 +16,15 @@ from methods import METHODS, OWN
 
 from .markdown import table
 
+LEFT_OUT, UNSEEN = "left-out", "unseen"
+"""Names of tables: of what was chosen on all models but one, and of what is shipped."""
 README_STEPS = 28
 
 
-def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = None) -> str:
-    """Write `left-out.md`, `left-out.json` and the plot into `out`; returns the text.
+def write(
+    rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = None, name_of_files: str = LEFT_OUT
+) -> str:
+    """Write `left-out.md`, `left-out.json` and the plot into `out`, by this name or another; returns the text.
 
     chosen: the candidate of each model, where other rows than these chose it.
     """
@@ -37,14 +41,14 @@ def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = Non
         *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
         _thresholds(at_thresholds),
         _worth_of_checks(measured, chosen),
-        _choices(measured, chosen),
+        _choices(measured, chosen) if name_of_files == LEFT_OUT else "",
         _other_choices(measured, chosen),
         _with_noise(with_noise),
         _goals(measured, chosen),
     )
     text = "\n\n".join(part for part in parts if part)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "left-out.md").write_text(text + "\n")
+    (out / f"{name_of_files}.md").write_text(text + "\n")
     record: dict[str, Any] = {
         f"{model}-{steps}": {
             "chosen": chosen[model],
@@ -67,8 +71,8 @@ def write(rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = Non
         f"{threshold:g}": {"mean": fmean(q for q, _ in at), "deviation": pstdev(q for q, _ in at)}
         for threshold, at in at_thresholds.items()
     }
-    (out / "left-out.json").write_text(json.dumps(record, indent=1) + "\n")
-    plot(measured, chosen, out / "left-out.png")
+    (out / f"{name_of_files}.json").write_text(json.dumps(record, indent=1) + "\n")
+    plot(measured, chosen, out / f"{name_of_files}.png")
     return text
 
 

@@ -21,6 +21,12 @@ def _fluent() -> Source:
     return fluent_emoji()
 
 
+def _twitter() -> Source:
+    from .sprites import twitter_emoji
+
+    return twitter_emoji()
+
+
 def _clipart() -> Source:
     from .sprites import clipart
 
@@ -45,6 +51,12 @@ def _photographs() -> Source:
     return wallpapers()
 
 
+def _camera() -> Source:
+    from .photographs import more_wallpapers
+
+    return more_wallpapers()
+
+
 def _arcade() -> Source:
     from .games import arcade
 
@@ -65,4 +77,6 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "photographs": _photographs,
     "arcade": _arcade,
     "doom": _doom,
+    "twitter": _twitter,
+    "camera": _camera,
 }

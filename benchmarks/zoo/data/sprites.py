@@ -132,6 +132,21 @@ def fluent_emoji() -> Sprites:
     return sprites("fluent", origin, classes)
 
 
+def twitter_emoji() -> Sprites:
+    origin = Origin(
+        "npm `emoji-datasource-twitter` 16.0.0, classes by its subcategories",
+        "Twitter's emoji, flat drawings",
+        "CC BY 4.0 (drawings), MIT (package)",
+    )
+    package = npm("emoji-datasource-twitter", "16.0.0")
+    classes: dict[str, list[Path]] = defaultdict(list)
+    for emoji in json.loads((package / "emoji.json").read_text()):
+        for variant in (emoji, *emoji.get("skin_variations", {}).values()):
+            if variant["has_img_twitter"]:
+                classes[emoji["subcategory"]].append(package / "img/twitter/64" / variant["image"])
+    return sprites("twitter", origin, classes)
+
+
 def clipart() -> Sprites:
     origin = Origin("Debian `openclipart-png` 0.18", "clip art by the folders of its collection", "public domain")
     root = debian("openclipart-png") / "usr/share/openclipart/png"

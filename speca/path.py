@@ -85,6 +85,7 @@ class SamplingPath:
         self._ahead: float | None = None
         self.renoised = False
         self.euler = True
+        self._exactly = True
 
     @property
     def keeps_jumping(self) -> bool:
@@ -140,7 +141,7 @@ class SamplingPath:
         elif self._began:
             self.euler = False
         self.euler = self.euler and (not self._began or _same(sigma, self._ahead))
-        if self.schedule.euler and not self.euler:
+        if self.schedule.euler and not (self.euler and self._exactly):
             self.schedule = replace(self.schedule, euler=False)
         self._began, self._ahead = True, self._end_of_step(sigma)
         self._jumps.append(jumped)
@@ -178,8 +179,7 @@ class SamplingPath:
         variance, travelled, correlated, allowed = figures
         length, stride = math.sqrt(variance), math.sqrt(travelled)
         self.euler = self.euler and length <= EULERS_WITHIN * stride
-        if self.schedule.euler and length > EULERS_EXACTLY * stride:
-            self.schedule = replace(self.schedule, euler=False)
+        self._exactly = self._exactly and length <= EULERS_EXACTLY * stride
         again = _same(sigma, last.sigma)
         if again:
             allowed += CORRECTED_SHARE * self._stride

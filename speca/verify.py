@@ -70,8 +70,9 @@ def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
 
     difference: between the verified output and the direct forecast. reach: between the direct forecast and plain reuse
     of the newest anchor; the farther a forecast goes, the larger the error that both its outputs share. Never less
-    than the difference. Not in the paper; the difference alone costs 0.2 dB on the zoo's fifteen models
-    (benchmarks/results/ablation.md).
+    than the difference. Not in the paper. Pictures at equal speed hardly tell (0.2 dB on the zoo's fifteen models,
+    benchmarks/results/ablation.md), honesty does: judged by the difference alone, 0 to 32 % of what is forecast is over
+    twice as wrong as was said, in the place of 0 to 12 (five of these models; benchmarks/README.md).
     """
     return (difference * torch.maximum(difference, reach)).sqrt()
 

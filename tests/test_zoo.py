@@ -85,6 +85,18 @@ def test_crops_are_of_the_size_that_is_asked_for_and_vary(monkeypatch):
     assert crops.abs().max() <= 1
 
 
+def test_a_camera_moves_steadily_and_stays_within_the_picture(monkeypatch):
+    """Of a picture whose value is the column, a frame's mean says where the camera is."""
+    monkeypatch.setattr(photographs, "CROPS", 50)
+    picture = torch.arange(256, dtype=torch.uint8).expand(3, 96, 256).contiguous()
+    clips, _ = photographs.Crops(ORIGIN, [picture]).draw(40, 16, 3, torch.Generator().manual_seed(2))
+    assert clips.shape == (40, 3, 3, 16, 16)
+    at = (clips[:, 0].mean(dim=(2, 3)) + 1) * 127.5
+    first, second = at[:, 1] - at[:, 0], at[:, 2] - at[:, 1]
+    torch.testing.assert_close(first, second, atol=0.6, rtol=0)
+    assert (first.abs() > 1).float().mean() > 0.5
+
+
 def test_a_clip_does_not_run_on_into_another_episode():
     """Frame n of the recording has the value n; frame 5 begins an episode."""
     frames = torch.arange(10, dtype=torch.uint8).view(1, 10, 1, 1, 1).expand(1, 10, 8, 8, 3).contiguous()

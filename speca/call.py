@@ -57,11 +57,6 @@ class Call:
     latent: Latent | None = None
     renoised: bool = False
 
-    @property
-    def weight(self) -> float:
-        """What an error of the output costs the final picture."""
-        return self.schedule.weight(self.step)
-
     def rows_of(self, samples: Sequence[int]) -> list[int]:
         wanted = set(samples)
         return [row for row in range(len(self.streams)) if row % self.n_samples in wanted]

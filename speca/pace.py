@@ -62,7 +62,7 @@ class Pace:
         config = self._config
         left = max(self._steps - call.step, 1)
         steps = [step for step in range(call.step, call.step + left) for _ in range(math.ceil(own / left))][-own:]
-        weights = [call.schedule.weight(step) for step in steps]
+        weights = [streams[0].weight_at(call, step) for step in steps]
         for i in range(len(weights)):
             progress = call.progress + (1 - call.progress) * i / len(weights)
             if not config.start_percent <= progress <= config.end_percent:

@@ -126,7 +126,7 @@ def expected_error(call: Call, stream: Stream) -> float:
     """
     if stream.in_a_row == 0 or call.renoised:
         return 0.0
-    return stream.errors.expected(call.weight, call.renoised)
+    return stream.errors.expected(stream.weight(call), call.renoised)
 
 
 def trusted_error(call: Call, stream: Stream) -> float:
@@ -135,7 +135,7 @@ def trusted_error(call: Call, stream: Stream) -> float:
     Taken to grow by a fifth, as sums do, it is 0.5 dB better at equal speed on six of the zoo's models; but 1.4 % of
     what is forecast in situations of real use are then wrong in silence (benchmarks/results/truth.md has how many are).
     """
-    return stream.errors.expected(call.weight, call.renoised, stream.farther(call))
+    return stream.errors.expected(stream.weight(call), call.renoised, stream.farther(call))
 
 
 def needs_anchor(config: SpeCaConfig, progress: float) -> bool:

@@ -127,21 +127,22 @@ class ReplaySession(Session):
         recorded = next(self.recorded, None)
         if recorded is None or (recorded.streams, recorded.sigma) != (call.streams, call.sigma):
             raise NotAsRecordedError(f"step {call.step + 1}: another call than the recorded one")
-        return super().evaluate(call, RecordedNetwork(network, _from(call, recorded)))
+        decided_at = [stream.undecided.decided_at or DECIDED_AT for stream in self.streams.of(call)]
+        return super().evaluate(call, RecordedNetwork(network, _from(call, recorded, decided_at)))
 
 
-def _from(call: Call, recorded: RecordedCall) -> Exact:
+def _from(call: Call, recorded: RecordedCall, decided_at: Sequence[float]) -> Exact:
     """What a full call would compute from this call's latent, which strayed from the recorded one.
 
-    Of what varies by the variance S in pictures, the best linear denoiser shows signal S / (signal^2 S + noise^2) of
-    such a distance; S is that of what `DECIDED_AT` speaks of. How features would differ is not known: they stay the
-    recorded ones.
+    Of a picture whose coarse part varies by S = decided_at^2, the best denoiser shows signal S / (signal^2 S + noise^2)
+    of such a distance (`undecided`). How features would differ is not known: they stay the recorded ones.
     """
     exact, level = recorded.exact, call.level
     if call.latent is None or level is None or recorded.x is None or exact.output[0].shape != recorded.x.shape:
         return exact
     strayed = call.latent.x.to("cpu", torch.float32) - recorded.x.float()
-    moved = exact.output[0].float() + level.follows(torch.tensor(DECIDED_AT**2)) * strayed
+    gains = level.follows(torch.tensor(decided_at).square())
+    moved = exact.output[0].float() + gains.view(-1, *[1] * (strayed.ndim - 1)) * strayed
     return replace(exact, output=(moved.to(exact.output[0].dtype), *exact.output[1:]))
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 DECIDED_AT = 10.0
-"""The ratio of noise to signal at which a picture begins to forget an error made before: 3 where a class is one
-drawing, 20 where it is many (benchmarks/results/sensitivity.md). Learnt from the pictures of a run it is worth 0.2 dB
-on the zoo's fifteen models, and -1.0 of the worst samples."""
+"""The ratio of noise to signal at which a picture begins to forget an error made before, as long as the run's own
+pictures do not tell (`undecided`). 3 where a class is one drawing, 20 where it is many
+(benchmarks/results/sensitivity.md)."""
 
 
 COSTS_ONE = 0.125
@@ -61,18 +60,27 @@ class NoiseLevel:
         return step / self.sigma * abs(self.output_gain) / math.hypot(self.signal, self.noise / decided_at)
 
 
-def error_weights(levels: Sequence[NoiseLevel], last: float, euler: bool = True) -> tuple[float, ...]:
+def error_weights(
+    levels: Sequence[NoiseLevel], last: float, decided_at: float, euler: bool = True
+) -> tuple[float, ...]:
     """Per step, how much an error of the output costs the final picture, `final_error`, in units of `COSTS_ONE`.
 
-    euler: whether an output moves the latent by its own step alone (`_moved`). last: the sigma at which the run ends.
-    All 1 where costs are not finite, or nothing.
+    euler: whether an output moves the latent by its own step alone (`_moved`).
+
+    `decided_at` moves costs from some steps to others; their mean stays that of `DECIDED_AT`, so that what a run learns
+    of its picture does not change what its threshold asks for. `last` is the sigma at which the run ends. All 1 where
+    costs are not finite, or nothing.
     """
     sigmas = [*(level.sigma for level in levels), last]
     moved = [abs(a - b) for a, b in itertools.pairwise(sigmas)] if euler else _moved(sigmas)
-    costs = [level.final_error(step, DECIDED_AT) for level, step in zip(levels, moved, strict=True)]
-    if not 0 < sum(costs) < math.inf:
+    own, usual = (
+        [level.final_error(step, at) for level, step in zip(levels, moved, strict=True)]
+        for at in (decided_at, DECIDED_AT)
+    )
+    if not (0 < sum(own) < math.inf and 0 < sum(usual) < math.inf):
         return (1.0,) * len(levels)
-    return tuple(cost / COSTS_ONE for cost in costs)
+    unit = COSTS_ONE * sum(own) / sum(usual)
+    return tuple(cost / unit for cost in own)
 
 
 def _moved(sigmas: Sequence[float]) -> list[float]:
@@ -102,15 +110,16 @@ class Schedule:
     levels: tuple[NoiseLevel, ...] = ()
     last: float = 0.0
     euler: bool = True
+    _weights: dict[float, tuple[float, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    @cached_property
-    def weights(self) -> tuple[float, ...]:
-        """By step, of an error in the output (`error_weights`)."""
-        return error_weights(self.levels, self.last, self.euler)
-
-    def weight(self, step: int) -> float:
-        """Of an error in the output at a call of this step; 1 where nothing is known."""
-        return self.weights[step] if step < len(self.weights) else 1.0
+    def weight(self, step: int, decided_at: float | None = None) -> float:
+        """Of an error in the output at a call of this step (`error_weights`); 1 where nothing is known."""
+        if step >= len(self.levels):
+            return 1.0
+        decided_at = decided_at or DECIDED_AT
+        if decided_at not in self._weights:
+            self._weights[decided_at] = error_weights(self.levels, self.last, decided_at, self.euler)
+        return self._weights[decided_at][step]
 
     def ends_at(self, step: int) -> bool:
         """Whether this is known to be the last step."""

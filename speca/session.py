@@ -179,11 +179,12 @@ class Session:
         verdicts = {}
         # Rows run conditioning by conditioning; a sample is as wrong as its worst tensor's worst row (max keeps NaN).
         rows = call.rows_of(samples)
+        weights = [streams[row].weight(call) for row in rows]
         found = errors.numpy(force=True)
         for row, error in zip(rows, found.max(axis=0).tolist(), strict=True):
             streams[row].learn_rate(call, error)
         threshold, plan = self._pace.threshold(call, streams, network.splittable, self.tally)
-        by_tensor = (found * call.weight).reshape(len(found), -1, len(samples)).max(axis=1)
+        by_tensor = (found * weights).reshape(len(found), -1, len(samples)).max(axis=1)
         told = [*by_tensor.max(axis=0).tolist(), *([] if plan is None else [threshold])]
         agreed = self._agree(told, network.device)
         threshold = threshold if plan is None else agreed.pop()

@@ -20,6 +20,7 @@ from .events import Row
 from .history import Anchor, History
 from .path import Seen
 from .patience import Patience
+from .undecided import Undecided
 from .verify import ErrorSum
 
 # A stream that was not called for so many evaluations of the sampler is forgotten: its key does not come back.
@@ -53,6 +54,7 @@ class Stream:
         self.reach = 0.0
         self.round = 0
         self.seen: Seen | None = None
+        self.undecided = Undecided()
         self.corrector = Corrector()
         self.patience = Patience()
 
@@ -61,6 +63,7 @@ class Stream:
         self.history.clear()
         self._begin_gap()
         self.seen = None
+        self.undecided.start_anew()
         self.corrector.lose_track()
 
     def stays_astray(self) -> None:
@@ -78,6 +81,14 @@ class Stream:
         """Whether a lone anchor is repeated in what its blocks added to the embedded input."""
         lone = self.history.lone
         return lone is not None and lone.added is not None
+
+    def weight(self, call: Call) -> float:
+        """What an error at `call` costs the final picture, as far as the run's pictures tell."""
+        return self.weight_at(call, call.step)
+
+    def weight_at(self, call: Call, step: int) -> float:
+        """The same of another step of the run."""
+        return call.schedule.weight(step, self.undecided.decided_at)
 
     def _alone(self, call: Call) -> bool:
         """Whether an anchor of `call` would be the only one."""
@@ -107,7 +118,7 @@ class Stream:
         if row.skipped and row.error is not None:
             self.in_a_row += 1
             self.unchecked = self.unchecked + 1 if row.outcome == "trusted" else 0
-            self.errors = self.errors.after(row.error, call.weight, call.renoised, accumulate)
+            self.errors = self.errors.after(row.error, self.weight(call), call.renoised, accumulate)
         else:
             self._begin_gap()
 
@@ -158,6 +169,9 @@ class Stream:
         latent is put right."""
         alone = exact.output[0].shape[0] == 1
         latent = _own_latent(call, row, exact.output)
+        if latent is not None and call.level is not None:
+            shown = call.level.denoised(latent.x.detach(), exact.output[0][i : i + 1].detach())
+            self.undecided.see(call.level.ratio, shown)
         features = tuple(f[i : i + 1] for f in exact.features or ())
         embedded = None if exact.embedded is None else tuple(e[i : i + 1] for e in exact.embedded)
         added: Tensors | None = None

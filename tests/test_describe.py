@@ -56,7 +56,7 @@ def test_conditionings_of_one_part_of_the_picture_belong_together():
 def test_the_level_of_noise_comes_with_the_latent():
     call = called()
     assert call.latent.level == call.level == SamplingPath(NoisePrediction(), SIGMAS).level(2.0)
-    assert call.weight == SamplingPath(NoisePrediction(), SIGMAS).schedule.weight(1)
+    assert call.schedule.weight(call.step, 5.0) == SamplingPath(NoisePrediction(), SIGMAS).schedule.weight(1, 5.0)
 
 
 @pytest.mark.parametrize("latent", [[torch.zeros(4, 3, 8, 8)], torch.zeros(2, 3, 8, 8)], ids=["a list", "other rows"])

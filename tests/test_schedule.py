@@ -37,8 +37,12 @@ def test_an_early_error_is_partly_undone():
 
 def test_where_noise_decides_early_errors_cost_more():
     """The more noise it takes to forget an error, the more an early one costs beside a late one."""
-    early = [eps(100.0).final_error(70.0, at) / eps(0.3).final_error(0.3, at) for at in (1.0, 3.0, 10.0, 30.0)]
+    sigmas = [100.0, 30.0, 10.0, 3.0, 1.0, 0.3]
+    schedule = Schedule(tuple(eps(s) for s in sigmas), 0.0)
+    early = [schedule.weight(0, decided_at) / schedule.weight(5, decided_at) for decided_at in (1.0, 3.0, 10.0, 30.0)]
     assert early == sorted(early)
+    assert schedule.weight(0) == schedule.weight(0, DECIDED_AT)
+    assert Schedule().weight(3, 2.0) == 1.0
 
 
 def test_flow_and_noise_prediction_agree_on_one_step():
@@ -54,26 +58,30 @@ def test_flow_and_noise_prediction_agree_on_one_step():
 
 def test_an_error_weighs_what_it_moves_the_picture_by_on_every_schedule():
     sigmas = [10.0, 5.0, 2.0, 1.0, 0.5]
-    weights = error_weights([eps(s) for s in sigmas], 0.0)
+    weights = error_weights([eps(s) for s in sigmas], 0.0, DECIDED_AT)
     costs = [eps(s).final_error(s - t, DECIDED_AT) for s, t in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
     assert [w * COSTS_ONE for w in weights] == pytest.approx(costs)
-    finer = error_weights([eps(s) for s in (10.0, 7.5, 5.0, 3.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25)], 0.0)
+    finer = error_weights([eps(s) for s in (10.0, 7.5, 5.0, 3.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25)], 0.0, DECIDED_AT)
     assert sum(finer) == pytest.approx(sum(weights), rel=0.2)  # as many errors of half the cost
+
+
+def test_what_a_run_learns_moves_weights_among_its_steps_alone():
+    levels = [eps(s) for s in (10.0, 5.0, 2.0, 1.0, 0.5)]
+    early, usual = (error_weights(levels, 0.0, decided_at) for decided_at in (40.0, DECIDED_AT))
+    assert sum(early) == pytest.approx(sum(usual))
+    assert early[0] > usual[0]
 
 
 def test_an_average_step_of_a_flow_model_weighs_about_one():
     shifted = [3 * t / (1 + 2 * t) for t in (1 - i / 28 for i in range(28))]
-    weights = error_weights([flow(s) for s in shifted], 0.0)
+    weights = error_weights([flow(s) for s in shifted], 0.0, 5.0)
     assert sum(weights) / len(weights) == pytest.approx(1.0, rel=0.3)
-    assert Schedule().weight(3) == 1.0
 
 
 def test_a_repeated_sigma_costs_nothing_and_a_rising_one_what_a_falling_one_does():
-    weights = error_weights([eps(s) for s in (4.0, 4.0, 2.0, 3.0, 1.0)], 0.0)
+    weights = error_weights([eps(s) for s in (4.0, 4.0, 2.0, 3.0, 1.0)], 0.0, 3.0)
     assert weights[0] == 0.0
-    assert weights[2] == pytest.approx(
-        weights[1] * eps(2.0).final_error(1.0, DECIDED_AT) / eps(4.0).final_error(2.0, DECIDED_AT)
-    )
+    assert weights[2] == pytest.approx(weights[1] * eps(2.0).final_error(1.0, 3.0) / eps(4.0).final_error(2.0, 3.0))
     assert min(weights) >= 0.0
 
 
@@ -107,9 +115,9 @@ def test_a_picture_s_change_in_the_output():
 
 
 def test_what_cannot_be_weighed_weighs_one():
-    assert error_weights([], 0.0) == ()
-    assert error_weights([eps(2.0), eps(2.0)], 2.0) == (1.0, 1.0)
-    assert error_weights([replace(eps(2.0), output_gain=math.inf)], 0.0) == (1.0,)
+    assert error_weights([], 0.0, 3.0) == ()
+    assert error_weights([eps(2.0), eps(2.0)], 2.0, 3.0) == (1.0, 1.0)
+    assert error_weights([replace(eps(2.0), output_gain=math.inf)], 0.0, 3.0) == (1.0,)
 
 
 def test_fresh_noise_is_that_of_an_ancestral_step():

@@ -54,7 +54,7 @@ def test_run_limit():
 class Weighing(Schedule):
     """The same weight at every step: its `last`."""
 
-    def weight(self, step):
+    def weight(self, step, decided_at=None):
         return self.last
 
 

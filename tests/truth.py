@@ -72,7 +72,7 @@ def told() -> Iterator[list[Told]]:
         output = native(self, call, network)
         exact = network.full(None, False).output
         errors = worst_tensor("relative_l2", output, exact).tolist()
-        weights = [call.weight] * len(call.streams)
+        weights = [stream.weight(call) for stream in self.streams.of(call)]
         for sample, row in enumerate(self.tally.record().calls[-1].rows):
             rows = call.rows_of([sample])
             true, cost = max(errors[r] for r in rows), max(errors[r] * weights[r] for r in rows)

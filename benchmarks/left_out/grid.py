@@ -26,6 +26,7 @@ ALONE: dict[str, tuple[Any, ...]] = {
     "max_consecutive": (5, 20),
     "speca.verify.CARRIED_GROWTH": (1.0, 1.4),
     "speca.schedule.DECIDED_AT": (5.0, 20.0),
+    "speca.undecided.CELLS": (2, 8),
     "speca.patience.VAIN": (4, 6),
     "accumulate_error": (False,),
     "error_metric": ("relative_l1",),

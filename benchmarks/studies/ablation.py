@@ -58,6 +58,10 @@ def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
             "one computed call repeated whole, not in what its blocks added (`Anchor.added`)",
             [("speca.stream.Stream.needs_embedded", lambda stream, call: stream.relative)],
         ),
+        "undecided": (
+            "what an early error costs is not learnt (`undecided`; DECIDED_AT stays)",
+            [("speca.undecided.Undecided.decided_at", property(lambda self: None))],
+        ),
         "spectrum": (
             "pictures taken as white (`spectrum.Spectrum.of`)",
             [("speca.spectrum.Spectrum.of", Spectrum.white)],

@@ -2,6 +2,7 @@
 
     python dev.py bench --quick                    the left-out table again, in under ten minutes
     python dev.py bench --left-out                 what is chosen on all models but one, scored on that one; hours
+    python dev.py bench --quick --first-seed 7000  the same of samples that nobody has seen
     python dev.py bench --unseen                   as shipped, on models that were trained when the rule was fixed
     python dev.py bench                            the emoji models, every case; hours; goes on where it was stopped
     python dev.py bench --models flux --steps 28,50 --methods speca,taylor_modules
@@ -165,7 +166,9 @@ def settings_of(methods: list[str], short: bool) -> list[tuple[str, Any]]:
     return [(name, setting) for name in methods for setting in METHODS[name].settings(short)]
 
 
-def measure(subject: Any, cell: Cell, settings: list[tuple[str, Any]], samples: int, table: Table) -> None:
+def measure(
+    subject: Any, cell: Cell, settings: list[tuple[str, Any]], samples: int, table: Table, first_seed: int = 0
+) -> None:
     """The settings of a cell that the table lacks: quality and calls."""
     from measure.quality import joint_speedup, mean, median, psnr, relative_error, ssim, tenth_percentile
     from measure.sampling import batch_of
@@ -187,7 +190,7 @@ def measure(subject: Any, cell: Cell, settings: list[tuple[str, Any]], samples: 
     if not wanted:
         return
     began = time.perf_counter()
-    batch = batch_of(subject, samples)
+    batch = batch_of(subject, samples, first_seed)
     reference = Uncached().run(subject, case, batch)
     native = reference.costs[0].native
     references = {False: reference, True: reference}
@@ -297,6 +300,7 @@ def main() -> None:
     parser.add_argument("--cfg", type=listed(float))
     parser.add_argument("--full-grid", action="store_true", help="every sampler x scheduler x guidance; a day")
     parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, left out {LEFT_OUT_SAMPLES}")
+    parser.add_argument("--first-seed", type=int, default=0, help="with --quick, --unseen: of other samples")
     parser.add_argument("--again", type=listed(str), default=[], metavar="METHODS", help="measure these again")
     parser.add_argument("--time-again", type=listed(str), default=[], metavar="METHODS", help="only their seconds")
     parser.add_argument("--short", action="store_true", help="fewer settings per method everywhere")
@@ -345,8 +349,7 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
     from methods import METHODS, OWN
     from tables import left_out as tables
 
-    name_of_files = tables.UNSEEN if options.unseen else tables.LEFT_OUT
-    table, models = Table(out / f"{name_of_files}.csv"), options.models or (unseen() if options.unseen else of_zoo())
+    table, models = Table(out / csv_of(options)), options.models or (unseen() if options.unseen else of_zoo())
     samples = options.samples or (QUICK_SAMPLES if options.quick else LEFT_OUT_SAMPLES)
     others = [name for name in options.methods or METHODS if name != "speca"]
     chosen: dict[str, str] | None = dict.fromkeys(models, grid.defaults().name) if options.unseen else None
@@ -372,7 +375,7 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
                 ]
                 if (name, f"{steps}", setting.family, setting.label) not in beyond
             ]
-            measure(subject, Cell(name, Case(steps), False), settings, samples, table)
+            measure(subject, Cell(name, Case(steps), False), settings, samples, table, options.first_seed)
         if chosen is None and grid.CHOSEN_AT in options.steps:
             tried = [
                 ("speca", setting)
@@ -392,10 +395,16 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
                 if own not in measured[name, steps].candidates:  # the choice fell on what was tried elsewhere alone
                     settings = [("speca", setting) for setting in candidate.settings()]
                     measure(load(name), Cell(name, Case(steps), False), settings, samples, table)
-    print(tables.write(table.rows, out, chosen, name_of_files))
+    print(tables.write(table.rows, out, chosen, table.path.stem))
     if options.quick:
-        now, then = (json.loads((folder / "left-out.json").read_text()) for folder in (out, environment.RESULTS))
+        then = json.loads((environment.RESULTS / "left-out.json").read_text())
+        now = json.loads(table.path.with_suffix(".json").read_text())
         print("\n" + tables.compared(now, then))
+
+
+def csv_of(options: argparse.Namespace) -> str:
+    """Where the rows of a table go that is of other models or of other samples than the usual one."""
+    return "unseen.csv" if options.unseen else "other-samples.csv" if options.first_seed else "left-out.csv"
 
 
 def in_parallel(options: argparse.Namespace, out: Path) -> None:
@@ -421,9 +430,9 @@ def in_parallel(options: argparse.Namespace, out: Path) -> None:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         if any(list(pool.map(one, models))):
             sys.exit("one of the models could not be measured; see above")
-    table = Table(out / "left-out.csv")
+    table = Table(out / csv_of(options))
     for model in models:
-        for row in Table(out / model / "left-out.csv").rows:
+        for row in Table(out / model / csv_of(options)).rows:
             table.append(row)
 
 

@@ -206,7 +206,7 @@ def test_what_was_chosen_is_measured_at_the_other_steps_too(tmp_path, comfy, mon
     monkeypatch.setattr(grid, "NOISY_THRESHOLDS", (0.5,))
     monkeypatch.setattr(choosing, "choose", lambda measured, model, defaults: f"{defaults} max_consecutive 2")
     asked = {"models": ["tiny_flux"], "methods": ["fewer_steps"], "steps": [28, 8], "samples": 1, "again": []}
-    flags = {"quick": False, "report": False, "no_report": False, "unseen": False}
+    flags = {"quick": False, "report": False, "no_report": False, "unseen": False, "first_seed": 0}
     bench.left_out(argparse.Namespace(**asked, **flags), tmp_path)
     found = {(r["steps"], r["sampler"], r["label"]) for r in bench.Table(tmp_path / "left-out.csv").rows}
     assert {("28", "euler", "order 2 threshold 0.5"), ("8", "euler", "order 2 threshold 0.5")} <= found
@@ -222,7 +222,7 @@ def test_models_that_are_to_be_unseen_are_scored_as_shipped_in_a_table_of_their_
     monkeypatch.setattr(environment, "commit", lambda: "")
     monkeypatch.setattr(grid, "THRESHOLDS", (0.5, 3.0))
     asked = {"models": ["tiny_flux"], "methods": ["fewer_steps"], "steps": [8], "samples": 1, "again": []}
-    flags = {"quick": False, "report": False, "no_report": False, "unseen": True}
+    flags = {"quick": False, "report": False, "no_report": False, "unseen": True, "first_seed": 0}
     bench.left_out(argparse.Namespace(**asked, **flags), tmp_path)
     labels = {r["label"] for r in bench.Table(tmp_path / "unseen.csv").rows if r["method"] == "speca"}
     assert labels == {f"{grid.defaults().name} threshold {t:g}" for t in (0.5, 3.0)}
@@ -255,6 +255,7 @@ def test_what_lies_far_from_the_speeds_shown_is_not_measured_again():
 def test_the_quick_table_is_made_in_a_process_per_model_and_in_a_folder_of_its_own(tmp_path, comfy):
     out = tmp_path / "quick"
     asked = ["--models", "tiny_flux,tiny_lumina2", "--methods", "fewer_steps", "--steps", "8", "--samples", "1"]
+    asked += ["--first-seed", "7"]
     command = [sys.executable, str(ROOT / "benchmarks/bench.py"), "--quick", *asked, "--out", str(out)]
     env = os.environ | {"COMFYUI_PATH": str(comfy_env.comfyui_path()), "OMP_NUM_THREADS": "1"}
     made = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -262,6 +263,8 @@ def test_the_quick_table_is_made_in_a_process_per_model_and_in_a_folder_of_its_o
     assert "| tiny_flux |" in made.stdout
     assert "| tiny_lumina2 |" in made.stdout
     assert "Methods rank as in benchmarks/results at 4 of 4 speeds" in made.stdout
+    assert {path.suffix for path in out.glob("other-samples.*")} >= {".csv", ".md", ".json"}
+    assert not list(out.glob("left-out.*"))
     again = subprocess.run(command, env=env, capture_output=True, text=True)
     assert again.returncode != 0
     assert "is not empty" in again.stderr

@@ -16,13 +16,11 @@ from methods import METHODS, OWN
 
 from .markdown import table
 
-LEFT_OUT, UNSEEN = "left-out", "unseen"
-"""Names of tables: of what was chosen on all models but one, and of what is shipped."""
 README_STEPS = 28
 
 
 def write(
-    rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = None, name_of_files: str = LEFT_OUT
+    rows: Sequence[Row], out: Path, chosen: Mapping[str, str] | None = None, name_of_files: str = "left-out"
 ) -> str:
     """Write `left-out.md`, `left-out.json` and the plot into `out`, by this name or another; returns the text.
 
@@ -41,7 +39,7 @@ def write(
         *(_table(measured, chosen, steps) for steps in sorted({s for _, s in measured}, reverse=True)),
         _thresholds(at_thresholds),
         _worth_of_checks(measured, chosen),
-        _choices(measured, chosen) if name_of_files == LEFT_OUT else "",
+        _choices(measured, chosen) if name_of_files == "left-out" else "",
         _other_choices(measured, chosen),
         _with_noise(with_noise),
         _goals(measured, chosen),

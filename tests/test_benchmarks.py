@@ -273,6 +273,41 @@ def test_dit_modules_add_up_to_the_block(forecasting, comfy):
     assert torch.allclose(exact, again, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["auraflow", "cosmos_predict2", "cosmos1", "pixart_sigma", "wan21"])
+def test_modules_add_up_to_their_block(forecasting, comfy, name):
+    """Every block of a tiny model, within a run of it, and what its modules' outputs add up to."""
+    from measure.sampling import Case, batch_of, sample
+    from measure.subjects import load
+    from methods.levels import as_tuple, blocks_of
+    from speca.adapters import recognise
+
+    subject, kinds = load(f"tiny_{name}"), set()
+
+    def watch(block):
+        modules, native, seen = forecasting.modules_of(block), block.forward, {}
+        for path in modules.paths:
+            block.get_submodule(path).register_forward_hook(
+                lambda module, given, out, path=path: seen.update({path: [t.clone() for t in as_tuple(out)]})
+            )
+
+        def compared(*args, **kwargs):
+            own = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]  # blocks work in place
+            exact = native(*args, **kwargs)
+            again = modules.add_up(block, [t for path in modules.paths for t in seen[path]], *own, **kwargs)
+            for one, other in zip(as_tuple(exact), as_tuple(again), strict=True):
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+            kinds.add(type(block))
+            return exact
+
+        block.forward = compared
+
+    blocks = [block for _, block in blocks_of(recognise(subject.patcher.model.diffusion_model))]
+    for block in blocks:
+        watch(block)
+    sample(subject.patcher, subject, Case(2), batch_of(subject, 1))
+    assert kinds == {type(block) for block in blocks}
+
+
 # --- Methods and harness ----------------------------------------------------------------------------------------------
 
 

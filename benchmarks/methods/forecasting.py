@@ -19,9 +19,9 @@ from speca.history import combine
 
 from .attachment import Decision, NetworkRun, RunLog, attach_run, run_of, stream_of
 from .levels import BlockResiduals, Features, LastFeatures, LastInput, Level, StackResiduals
-from .modules import MODULES, ModuleOutputs
+from .modules import MODULES, ModuleOutputs, modules_of
 
-__all__ = ("LEVELS", "MODULES", "Decision", "attach", "run_of")
+__all__ = ("LEVELS", "MODULES", "Decision", "attach", "modules_of", "run_of")
 
 LEVELS: dict[str, Level] = {
     "last": LastFeatures(),

@@ -114,6 +114,26 @@ def _hunyuan_dit(
     return x + f[0] + f[1] + f[2]
 
 
+def _aura_double(block: Any, f: list[Tensor], c: Tensor, x: Tensor, global_cond: Tensor, **kwargs: Any) -> Any:
+    """What attention gives enters the MLP alone: the block adds nothing but the MLP's output to its input."""
+    gates = (modulation(global_cond).chunk(6, dim=1)[5].unsqueeze(1) for modulation in (block.modC, block.modX))
+    return tuple(res + gate * out for res, gate, out in zip((c, x), gates, f[2:], strict=True))
+
+
+def _aura_single(block: Any, f: list[Tensor], cx: Tensor, global_cond: Tensor, **kwargs: Any) -> Any:
+    return cx + block.modCX(global_cond).chunk(6, dim=1)[5].unsqueeze(1) * f[1]
+
+
+def _cosmos_predict2(block: Any, f: list[Tensor], x: Tensor, emb: Tensor, *args: Any, **kwargs: Any) -> Any:
+    if kwargs.get("extra_per_block_pos_emb") is not None:
+        x = x + kwargs["extra_per_block_pos_emb"]
+    parts = (block.adaln_modulation_self_attn, block.adaln_modulation_cross_attn, block.adaln_modulation_mlp)
+    for modulation, output in zip(parts, f, strict=True):
+        modulated = modulation(emb) + kwargs["adaln_lora_B_T_3D"] if block.use_adaln_lora else modulation(emb)
+        x = x + modulated.chunk(3, dim=-1)[2][:, :, None, None] * output.view_as(x)
+    return x
+
+
 MODULES: dict[str, _Modules] = {
     "DoubleStreamBlock": _Modules(("img_attn.proj", "img_mlp", "txt_attn.proj", "txt_mlp"), _double_stream),
     "SingleStreamBlock": _Modules(("linear2",), _single_stream),
@@ -124,8 +144,19 @@ MODULES: dict[str, _Modules] = {
     "PixArtMSBlock": _Modules(("attn", "cross_attn", "mlp"), _pixart),
     "JointTransformerBlock": _Modules(("attention", "feed_forward"), _lumina),
     "GeneralDITTransformerBlock": _Modules(("blocks.0.block", "blocks.1.block", "blocks.2.block"), _cosmos),
+    "aura.mmdit.MMDiTBlock": _Modules(("attn", "mlpC", "mlpX"), _aura_double, two=("attn",)),
+    "aura.mmdit.DiTBlock": _Modules(("attn", "mlp"), _aura_single),
+    "cosmos.predict2.Block": _Modules(("self_attn", "cross_attn", "mlp"), _cosmos_predict2),
 }
-"""By the class of the block. FLUX's blocks are also HunyuanVideo's."""
+"""By the class of the block, and its file below `comfy/ldm` where another has such a class. FLUX's blocks are also
+HunyuanVideo's."""
+
+
+def modules_of(block: nn.Module) -> _Modules:
+    """Raises KeyError for a kind of block that is not in `MODULES`."""
+    kind = type(block)
+    in_its_file = f"{kind.__module__.rpartition('comfy.ldm.')[2]}.{kind.__name__}"
+    return MODULES[in_its_file if in_its_file in MODULES else kind.__name__]
 
 
 class ModuleOutputs:
@@ -133,12 +164,12 @@ class ModuleOutputs:
 
     def capture(self, anatomy: Anatomy, into: Features, stack: ExitStack) -> None:
         for n, (_, block) in enumerate(blocks_of(anatomy)):
-            for i, path in enumerate(MODULES[type(block).__name__].paths):
+            for i, path in enumerate(modules_of(block).paths):
                 self._keep(block.get_submodule(path), f"{n}.{i}", into, stack)
 
     def replay(self, anatomy: Anatomy, forecast: Callable[[str], Tensor], stack: ExitStack) -> None:
         for n, (_, block) in enumerate(blocks_of(anatomy)):
-            modules = MODULES[type(block).__name__]
+            modules = modules_of(block)
 
             def answer(block: nn.Module, modules: _Modules, n: int, *args: Any, **kwargs: Any) -> Any:
                 return modules.add_up(block, [forecast(name) for name in modules.names(n)], *args, **kwargs)
@@ -152,7 +183,7 @@ class ModuleOutputs:
         released code's metric at its released place.
         """
         stage, block = anatomy.verification_stage, anatomy.verification_block
-        paths = MODULES[type(block).__name__].paths
+        paths = modules_of(block).paths
         name = f"{len(blocks_of(anatomy)) - 1}.{len(paths) - 1}"
         replayed = block.forward
 

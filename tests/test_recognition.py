@@ -34,7 +34,8 @@ from speca.path import SamplingPath
 pytestmark = pytest.mark.comfy
 
 SAMPLERS = tuple(comfy.samplers.SAMPLER_NAMES)
-MODELS = tuple(comfy_env.from_benchmarks("zoo.specs").ZOO)
+SPECS = comfy_env.from_benchmarks("zoo.specs")
+MODELS = tuple(name for name in SPECS.ZOO if name not in SPECS.UNSEEN)
 OF_EACH_KIND = (
     *("euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "uni_pc", "ipndm", "deis", "res_multistep"),
     *("euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm"),

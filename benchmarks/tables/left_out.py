@@ -250,7 +250,12 @@ def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Pa
     columns = min(columns, len(places))
     rows = -(-len(places) // columns)
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(3.1 * columns, 2.6 * rows), squeeze=False, sharex=True, layout="constrained"
+        rows,
+        columns,
+        figsize=(max(3.1 * columns, 5.5), 2.6 * max(rows, 1.3)),
+        squeeze=False,
+        sharex=True,
+        layout="constrained",
     )
     speeds = [1.5 + 0.1 * i for i in range(46)]
     handles = {}
@@ -274,6 +279,8 @@ def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Pa
         axis.set_visible(False)
     figure.supxlabel("speedup computed for the real model's depth; PSNR against the uncached picture", fontsize=8)
     figure.supylabel("PSNR, dB", fontsize=8)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=4 if columns > 2 else 2, fontsize=8
+    )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

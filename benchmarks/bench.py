@@ -3,7 +3,7 @@
     python dev.py bench --quick                    the left-out table again, in under ten minutes
     python dev.py bench --left-out                 what is chosen on all models but one, scored on that one; hours
     python dev.py bench --quick --first-seed 7000  the same of samples that nobody has seen
-    python dev.py bench --unseen                   as shipped, on models that were trained when the rule was fixed
+    python dev.py bench --unseen                   as shipped, on models that nothing was chosen on
     python dev.py bench                            the emoji models, every case; hours; goes on where it was stopped
     python dev.py bench --models flux --steps 28,50 --methods speca,taylor_modules
 

@@ -70,7 +70,7 @@ def of_zoo() -> tuple[str, ...]:
 
 
 def unseen() -> tuple[str, ...]:
-    """Those that were trained when the rule was fixed."""
+    """Those that were measured for the first time when the rule was fixed."""
     from zoo.specs import UNSEEN
 
     return _with_weights(UNSEEN)

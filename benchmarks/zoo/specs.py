@@ -438,8 +438,9 @@ UNSEEN: dict[str, Spec] = {
         ),
     )
 }
-"""Trained when the rule was fixed, on what no other learns. Nothing was chosen on them or judged by them, so their
-figures are those of a model that nobody has seen. Whoever changes the rule by them makes others in their place."""
+"""They learn what no other learns, and are measured for the first time when the rule is fixed. Nothing was chosen on
+them or judged by them, so their figures are those of a model that nobody has seen. Whoever changes the rule by them
+makes others in their place."""
 
 _DISTILLED: dict[str, Spec] = {
     spec.name: spec

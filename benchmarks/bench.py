@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--cfg", type=listed(float))
     parser.add_argument("--full-grid", action="store_true", help="every sampler x scheduler x guidance; a day")
     parser.add_argument("--samples", type=int, help=f"default {SAMPLES}, left out {LEFT_OUT_SAMPLES}")
-    parser.add_argument("--first-seed", type=int, default=0, help="with --quick, --unseen: of other samples")
+    parser.add_argument("--first-seed", type=int, default=0, help="with --quick: of other samples")
     parser.add_argument("--again", type=listed(str), default=[], metavar="METHODS", help="measure these again")
     parser.add_argument("--time-again", type=listed(str), default=[], metavar="METHODS", help="only their seconds")
     parser.add_argument("--short", action="store_true", help="fewer settings per method everywhere")
@@ -310,6 +310,8 @@ def main() -> None:
     parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="only make table and plot from the CSV that is there")
     options = parser.parse_args()
+    if options.first_seed and not options.quick:
+        parser.error("--first-seed goes with --quick: elsewhere rows of other samples would stand beside kept ones")
 
     out = options.out or (environment.BENCHMARKS / "out" / "quick" if options.quick else environment.RESULTS)
     began = time.perf_counter()

@@ -19,9 +19,9 @@ from torch import Tensor
 from .budget import Prices
 from .call import Call, Exact, Network, Tensors
 from .clock import RunClock
+from .corrector import Astray, seen_from
 from .events import Row, RunRecord
 from .history import Anchor
-from .schedule import DECIDED_AT
 from .session import Session
 
 GIGABYTE = 1e9
@@ -127,23 +127,22 @@ class ReplaySession(Session):
         recorded = next(self.recorded, None)
         if recorded is None or (recorded.streams, recorded.sigma) != (call.streams, call.sigma):
             raise NotAsRecordedError(f"step {call.step + 1}: another call than the recorded one")
-        decided_at = [stream.undecided.decided_at or DECIDED_AT for stream in self.streams.of(call)]
-        return super().evaluate(call, RecordedNetwork(network, _from(call, recorded, decided_at)))
+        return super().evaluate(call, RecordedNetwork(network, _from(call, recorded)))
 
 
-def _from(call: Call, recorded: RecordedCall, decided_at: Sequence[float]) -> Exact:
+def _from(call: Call, recorded: RecordedCall) -> Exact:
     """What a full call would compute from this call's latent, which strayed from the recorded one.
 
-    Of a picture whose coarse part varies by S = decided_at^2, the best denoiser shows signal S / (signal^2 S + noise^2)
-    of such a distance (`undecided`). How features would differ is not known: they stay the recorded ones.
+    Its picture follows the latent as `corrector.Astray` has it. How features would differ is not known: they stay the
+    recorded ones.
     """
     exact, level = recorded.exact, call.level
     if call.latent is None or level is None or recorded.x is None or exact.output[0].shape != recorded.x.shape:
         return exact
-    strayed = call.latent.x.to("cpu", torch.float32) - recorded.x.float()
-    gains = level.follows(torch.tensor(decided_at).square())
-    moved = exact.output[0].float() + gains.view(-1, *[1] * (strayed.ndim - 1)) * strayed
-    return replace(exact, output=(moved.to(exact.output[0].dtype), *exact.output[1:]))
+    there = call.latent.x.to("cpu", torch.float32)
+    rows = zip(recorded.x.float().split(1), exact.output[0].split(1), there.split(1), strict=True)
+    moved = [seen_from(level, output, Astray.of(level, x, output, to - x)) for x, output, to in rows]
+    return replace(exact, output=(torch.cat(moved), *exact.output[1:]))
 
 
 class RecordedNetwork:

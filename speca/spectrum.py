@@ -8,6 +8,8 @@ of each ring of frequencies, channel by channel.
 
 What a lone anchor shows at the start of a run is the mean of all that could be drawn, whose spectrum is no picture's.
 There data count as white.
+
+The same tells how the picture moves with a latent that is put right (`corrector`).
 """
 
 from __future__ import annotations
@@ -55,8 +57,14 @@ class Spectrum:
     def output(self, level: NoiseLevel, x: Tensor, rest: Tensor) -> Tensor:
         """The output, (1, C, ...) in fp32, that has this `rest`."""
         follows, spread = self._parts(level)
-        out = follows * self._frequencies(x) + spread * rest
-        back = torch.fft.irfftn(out, s=self._sides, dim=_dims(out), norm="ortho")
+        return self._like(x, follows * self._frequencies(x) + spread * rest)
+
+    def shown(self, level: NoiseLevel, x: Tensor) -> Tensor:
+        """What of x, (1, C, ...), the best linear denoiser shows in its picture, (1, C, ...) in fp32."""
+        return self._like(x, level.shows(self.power) * self._frequencies(x))
+
+    def _like(self, x: Tensor, frequencies: Tensor) -> Tensor:
+        back = torch.fft.irfftn(frequencies, s=self._sides, dim=_dims(frequencies), norm="ortho")
         return back.view(x.shape).to(x.device)
 
     def _parts(self, level: NoiseLevel) -> tuple[Tensor, Tensor]:

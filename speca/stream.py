@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .budget import NEW_SHARE, haste
 from .call import Call, Exact, Latent, Tensors
-from .corrector import Corrector, seen_from
+from .corrector import Astray, Corrector, seen_from
 from .events import Row
 from .history import Anchor, History
 from .path import Seen
@@ -156,15 +156,16 @@ class Stream:
         elif forecast:
             self.corrector.lose_track()
 
-    def strayed(self, call: Call, row: int, exact: Exact, i: int) -> Tensor | None:
-        """How far the forecasts since the last full call led the latent astray, (1, C, ...); None if nobody knows."""
-        before = self.history.at(self.corrector.since)
-        if before is None or _own_latent(call, row, exact.output) is None:
+    def strayed(self, call: Call, row: int, exact: Exact, i: int) -> Astray | None:
+        """How far the forecasts since the last full call led the latent astray; None if nobody knows."""
+        before, latent = self.history.at(self.corrector.since), _own_latent(call, row, exact.output)
+        if before is None or latent is None:
             return None
         output = exact.output[0][i : i + 1]
-        return self.corrector.strayed(call, before.output[0].to(output.device), output)
+        moved = self.corrector.strayed(call, before.output[0].to(output.device), output)
+        return None if moved is None else Astray.of(latent.level, latent.x, output, moved)
 
-    def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place, strayed: Tensor | None = None) -> None:
+    def keep(self, call: Call, row: int, exact: Exact, i: int, place: Place, strayed: Astray | None = None) -> None:
         """Record as an anchor what `exact` has in its row `i`, which is the batch's `row`, as seen from where the
         latent is put right."""
         alone = exact.output[0].shape[0] == 1
@@ -189,7 +190,7 @@ class Stream:
             features = tuple(f.clone() for f in features)
         if strayed is not None and latent is not None and call.level is not None:
             output: Tensors = (seen_from(call.level, exact.output[0][i : i + 1], strayed),)
-            latent = replace(latent, x=latent.x + strayed)
+            latent = replace(latent, x=latent.x + strayed.latent)
         else:
             output = tuple(o[i : i + 1].clone() for o in exact.output)
             latent = latent and replace(latent, x=latent.x.clone())

@@ -8,7 +8,7 @@ import torch
 from fake_network import HEADER, FakeNetwork
 from speca.call import Call, Latent
 from speca.config import SpeCaConfig
-from speca.corrector import Corrector, put_right, seen_from
+from speca.corrector import Astray, Corrector, put_right, seen_from
 from speca.path import SamplingPath
 from speca.schedule import NoiseLevel
 from speca.session import Session
@@ -75,7 +75,7 @@ def test_how_far_a_latent_strayed_is_found_and_put_right(kind):
     out = output(kind, SIGMAS[3], x)
     strayed = corrector.strayed(call, before, out)
     torch.testing.assert_close(x + strayed, way[3])
-    (moved,) = put_right(call, (out,), [strayed])
+    (moved,) = put_right(call, (out,), [Astray(strayed, torch.zeros_like(strayed))])  # this picture never moves
     torch.testing.assert_close(euler(kind, 3, x, moved), way[4])
 
 
@@ -93,21 +93,27 @@ def test_forecasts_on_the_line_led_nothing_astray(kind):
 
 
 @KINDS
-def test_what_later_forecasts_start_from_shows_the_same_picture(kind):
+def test_what_later_forecasts_start_from_shows_the_picture_put_right(kind):
     level, x = kind(0.5), torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
-    out, strayed = torch.randn_like(x), 0.1 * torch.randn_like(x)
-    torch.testing.assert_close(level.denoised(x + strayed, seen_from(level, out, strayed)), level.denoised(x, out))
+    out, astray = torch.randn_like(x), Astray(0.1 * torch.randn_like(x), 0.05 * torch.randn_like(x))
+    shown = level.denoised(x + astray.latent, seen_from(level, out, astray))
+    torch.testing.assert_close(shown, level.denoised(x, out) + astray.picture)
 
 
-def test_the_last_step_needs_nothing_put_right():
-    """It ends at the picture, whatever the latent was."""
-    out = torch.ones(1, 4)
-    assert put_right(call_at(4), (out,), [torch.ones(1, 4)])[0] is out
+@KINDS
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_step_ends_where_it_would_have_from_the_right_latent_with_the_right_picture(kind, step):
+    """The last one at the picture, whatever the latent was."""
+    x = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
+    out, astray = torch.randn_like(x), Astray(0.1 * torch.randn_like(x), 0.05 * torch.randn_like(x))
+    (moved,) = put_right(call_at(step, kind), (out,), [astray])
+    from_right = seen_from(kind(SIGMAS[step]), out, astray)
+    torch.testing.assert_close(euler(kind, step, x, moved), euler(kind, step, x + astray.latent, from_right))
 
 
 def test_only_rows_that_strayed_are_moved():
     out = torch.ones(2, 4)
-    (moved,) = put_right(call_at(2), (out,), [None, torch.ones(1, 4)])
+    (moved,) = put_right(call_at(2), (out,), [None, Astray(torch.ones(1, 4), torch.zeros(1, 4))])
     assert torch.equal(moved[0], out[0])
     assert not torch.equal(moved[1], out[1])
 
@@ -215,7 +221,7 @@ def test_a_run_is_put_right_by_its_next_computed_call():
     told, outcomes, _ = session_over(flow, 0.05, wrong_by=0.02)
     moved = [not torch.equal(out, own) for out, own in told]
     expected = [outcome == "accepted" for outcome in outcomes]
-    for step in range(1, len(SIGMAS) - 2):  # the last step ends at the picture
+    for step in range(1, len(SIGMAS) - 1):
         expected[step] |= outcomes[step - 1] == "accepted"
     assert moved == expected
     assert {"accepted", "full"} <= set(outcomes)

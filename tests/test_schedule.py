@@ -5,7 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from speca.schedule import COSTS_ONE, DECIDED_AT, NoiseLevel, Schedule, error_weights, renoised_std
+from speca.schedule import (
+    COSTS_ONE,
+    DECIDED_AT,
+    ENDS,
+    STAYS_ASTRAY,
+    NoiseLevel,
+    Schedule,
+    error_weights,
+    renoised_std,
+)
 
 
 def eps(sigma):
@@ -57,10 +66,12 @@ def test_flow_and_noise_prediction_agree_on_one_step():
 
 
 def test_an_error_weighs_what_it_moves_the_picture_by_on_every_schedule():
+    """And at the end, where nothing puts it right, more; all together as much as if it did not."""
     sigmas = [10.0, 5.0, 2.0, 1.0, 0.5]
     weights = error_weights([eps(s) for s in sigmas], 0.0, DECIDED_AT)
     costs = [eps(s).final_error(s - t, DECIDED_AT) for s, t in zip(sigmas, [*sigmas[1:], 0.0], strict=True)]
-    assert [w * COSTS_ONE for w in weights] == pytest.approx(costs)
+    dearer = [cost * (STAYS_ASTRAY if step >= len(costs) - ENDS else 1.0) for step, cost in enumerate(costs)]
+    assert [w * COSTS_ONE for w in weights] == pytest.approx([d * sum(costs) / sum(dearer) for d in dearer])
     finer = error_weights([eps(s) for s in (10.0, 7.5, 5.0, 3.5, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25)], 0.0, DECIDED_AT)
     assert sum(finer) == pytest.approx(sum(weights), rel=0.2)  # as many errors of half the cost
 

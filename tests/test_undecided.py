@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from speca.undecided import Undecided, coarse, power, variance_left_open
+from speca.schedule import DECIDED_AT
+from speca.undecided import TOO_SMALL, Undecided, coarse, power, variance_left_open
 
 
 def shown(mean, z, variance, ratio):
@@ -63,8 +64,18 @@ def test_a_run_learns_when_its_picture_is_decided():
     """One drawing is decided by its class, many by the noise; what both have in common, the mean, tells nothing."""
     ratios = (math.inf, 40.0, 18.0, 8.0)
     one, many = _seen(0.2, ratios), _seen(9.0, ratios)
-    assert one.decided_at == pytest.approx(math.sqrt(0.2), rel=0.4)
-    assert many.decided_at == pytest.approx(3.0, rel=0.4)
+    assert math.sqrt(one.variance) == pytest.approx(math.sqrt(0.2), rel=0.4)
+    assert math.sqrt(many.variance) == pytest.approx(3.0, rel=0.4)
+
+
+def test_what_a_run_learns_counts_for_half_beside_what_is_usual():
+    """Four times as far apart in what they show, two runs are held to decide twice as far apart."""
+    near, far = Undecided(), Undecided()
+    near.variance, far.variance = 4.0, 64.0
+    assert far.decided_at / near.decided_at == pytest.approx(2.0)
+    as_usual = Undecided()
+    as_usual.variance = (DECIDED_AT / TOO_SMALL) ** 2
+    assert as_usual.decided_at == pytest.approx(DECIDED_AT)
 
 
 def test_nothing_is_known_before_there_are_two_pictures_of_one_trajectory():

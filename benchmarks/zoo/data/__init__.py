@@ -57,6 +57,12 @@ def _camera() -> Source:
     return more_wallpapers()
 
 
+def _landscapes() -> Source:
+    from .photographs import other_photographs
+
+    return other_photographs()
+
+
 def _arcade() -> Source:
     from .games import arcade
 
@@ -79,4 +85,5 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "doom": _doom,
     "twitter": _twitter,
     "camera": _camera,
+    "landscapes": _landscapes,
 }

@@ -88,6 +88,17 @@ def more_wallpapers() -> Crops:
     return Crops(origin, _read("more-wallpapers", ("mate-backgrounds",)))
 
 
+def other_photographs() -> Crops:
+    """None of which is among the others."""
+    origin = Origin(
+        "Debian `lomiri-wallpapers-16.04` and `lomiri-wallpapers-20.04` 20.04.0, `ukui-wallpapers` 20.04.3",
+        "crops of photographs",
+        "CC BY 4.0, CC BY-SA 3.0 and 4.0, CC0 (see the packages)",
+    )
+    packages = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04", "ukui-wallpapers")
+    return Crops(origin, _read("other-photographs", packages))
+
+
 def _read(name: str, packages: Iterable[str]) -> list[Tensor]:
     """The pictures of Debian packages, (3, H, W) uint8, `SHORT_SIDE` high or wide. Kept in the cache once read."""
     kept = CACHE / f"{name}.pt"

@@ -503,6 +503,13 @@ def test_the_error_of_one_call_is_as_long_as_is_said(tiny):
         assert 0.2 * sensitivity.SIZE < measured[-1].final < 5 * sensitivity.SIZE
 
 
+def test_what_pictures_say_of_a_run_is_told_beside_what_errors_cost(tiny):
+    from measure.sampling import Case
+    from studies import sensitivity
+
+    assert sensitivity.shown(tiny, Case(6), n_samples=2) > 0
+
+
 def test_picture_noise_has_more_of_what_is_coarse():
     from studies import sensitivity
 

@@ -47,6 +47,25 @@ def test_without_a_rest_it_is_wieners_filter(kind):
         assert (denoised[..., 0] + sign * denoised[..., 1]).item() == pytest.approx(picture * (0.5 + sign * -2.0))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", [flow, eps])
+def test_a_picture_follows_its_latent_as_far_as_the_noise_lets_it(kind, shape):
+    """Of white data by one share everywhere; wholly where there is no noise, and ever less with more."""
+    x = noise(shape, 1)
+    spectrum = Spectrum.white(x)
+    torch.testing.assert_close(spectrum.shown(kind(0.6), x), x * float(kind(0.6).shows(torch.ones(()))))
+    torch.testing.assert_close(Spectrum.of(noise(shape, 2) + 9).shown(kind(1e-6), x), x, atol=1e-3, rtol=1e-3)
+    lengths = [float(spectrum.shown(kind(sigma), x).norm()) for sigma in (0.7, 0.9, 0.99)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_picture_follows_in_what_it_has_and_not_in_what_it_lacks():
+    """A flat one in its mean alone."""
+    flat, x = torch.full((1, 1, 8, 8), 3.0), noise((1, 1, 8, 8), 1)
+    shown = Spectrum.of(flat).shown(eps(0.5), x)
+    torch.testing.assert_close(shown, x.mean().expand_as(x) * (9 * 64) / (9 * 64 + 0.25), atol=1e-5, rtol=1e-4)
+
+
 def test_a_channel_and_its_coarse_part_have_powers_of_their_own():
     coarse = torch.zeros(1, 2, 8, 8)
     coarse[:, 1] = 5.0

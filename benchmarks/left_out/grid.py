@@ -29,7 +29,6 @@ ALONE: dict[str, tuple[Any, ...]] = {
     "speca.schedule.STAYS_ASTRAY": (1.0, 4.0),
     "speca.undecided.CELLS": (2, 8),
     "speca.undecided.TOO_SMALL": (1.0, 6.0),
-    "speca.patience.VAIN": (4, 6),
     "accumulate_error": (False,),
     "error_metric": ("relative_l1",),
     "forecaster": ("taylor",),

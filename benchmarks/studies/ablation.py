@@ -35,6 +35,8 @@ RENOISED_GAIN = "speca.draft.RENOISED_NOISE_GAIN_LIMIT"
 
 def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
     """Name -> (what it is without it, what is put in the place of what)."""
+    import torch
+
     from speca.spectrum import Spectrum
     from speca.verify import likely_error
 
@@ -46,6 +48,11 @@ def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
             "nothing put right by computed calls (`corrector`)",
             [("speca.corrector.Corrector.strayed", lambda *args: None)],
         ),
+        "picture": (
+            "the picture kept while the latent is put right (`corrector.Astray.picture`)",
+            [("speca.spectrum.Spectrum.shown", lambda spectrum, level, x: torch.zeros_like(x))],
+        ),
+        "ends": ("the last two steps as all others (STAYS_ASTRAY 1)", [("speca.schedule.STAYS_ASTRAY", 1.0)]),
         "growth": ("errors add up without growing (CARRIED_GROWTH 1)", [growth]),
         "likely": ("the difference alone is judged (`verify.likely_error`)", [likely]),
         "lone": (
@@ -61,6 +68,10 @@ def _parts() -> dict[str, tuple[str, list[tuple[str, Any]]]]:
         "undecided": (
             "what an early error costs is not learnt (`undecided`; DECIDED_AT stays)",
             [("speca.undecided.Undecided.decided_at", property(lambda self: None))],
+        ),
+        "half": (
+            "what is learnt of it counts whole, not for half beside what is usual",
+            [("speca.undecided.Undecided.decided_at", property(lambda self: self.variance and self.variance**0.5))],
         ),
         "spectrum": (
             "pictures taken as white (`spectrum.Spectrum.of`)",

@@ -9,7 +9,8 @@ Every call is computed; to one call's output an error of 3 % of its length is ad
 
 The ratio of the final latent's relative error to that of the output is what an error at that noise level costs. It is
 held against `speca.schedule.NoiseLevel.final_error`, which weighs errors in SpeCa, for several values of its one
-constant, `decided_at`: the best is the one for which measured over computed varies least from call to call.
+constant, `decided_at`: the best is the one for which measured over computed varies least from call to call. *Shown* is
+what a run's own pictures say of it (`speca.undecided`), the geometric mean over samples.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from typing import Any
 from measure import environment
 
 SIZE = 0.03
+SEEN_EVERY = 3
+"""One in so many calls is computed, in the run whose pictures are looked at."""
 CANDIDATES = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 1e6)
 NEVER_UNDONE = 1e6
 
@@ -104,20 +107,24 @@ def tried(n_calls: int) -> list[int]:
     return sorted({0, 1, 2, 3, *range(5, n_calls, 3), n_calls - 2, n_calls - 1})
 
 
+def _run(subject: Any, case: Any, batch: Any, around: Any) -> Any:
+    """The latents of a run with `around` the network. Not by ComfyUI's wrappers, which PixArt and HunyuanDiT do not
+    run."""
+    from measure.sampling import sample
+    from speca.adapters.base import exchanged_forward
+
+    network = subject.patcher.model.diffusion_model
+    with exchanged_forward(network, functools.partial(around, network.forward)):
+        return sample(subject.patcher, subject, case, batch).latents
+
+
 def costs(subject: Any, case: Any, n_samples: int) -> dict[str, list[Cost]]:
     """By kind of error; one run for each call that is `tried`."""
     from measure.quality import relative_error
-    from measure.sampling import batch_of, sample
-    from speca.adapters.base import exchanged_forward
+    from measure.sampling import batch_of
 
     batch = batch_of(subject, n_samples, 100)
-    network = subject.patcher.model.diffusion_model
-
-    def run(around: Any) -> Any:
-        # Not ComfyUI's wrappers, which PixArt and HunyuanDiT do not run.
-        with exchanged_forward(network, functools.partial(around, network.forward)):
-            return sample(subject.patcher, subject, case, batch).latents
-
+    run = functools.partial(_run, subject, case, batch)
     recorder = Recorder()
     truth = run(recorder)
     ends = [*recorder.sigmas[1:], 0.0]
@@ -131,6 +138,28 @@ def costs(subject: Any, case: Any, n_samples: int) -> dict[str, list[Cost]]:
             sigma = recorder.sigmas[call]
             found.setdefault(kind, []).append(Cost(call, sigma, sigma - ends[call], statistics.geometric_mean(final)))
     return found
+
+
+def shown(subject: Any, case: Any, n_samples: int) -> float:
+    """What the pictures of computed calls say of `decided_at`, before it is set against what is usual."""
+    from measure.sampling import batch_of, sample
+    from speca.path import SamplingPath
+    from speca.undecided import Undecided
+
+    batch, seen = batch_of(subject, n_samples, 100), []
+    sample(subject.patcher, subject, case, batch, lambda step, denoised, x, total: seen.append(denoised.clone()))
+    recorder = Recorder()
+    _run(subject, case, batch, recorder)
+    path = SamplingPath(subject.patcher.model.model_sampling, [*recorder.sigmas, 0.0])
+    learnt = []
+    for row in range(n_samples):
+        undecided = Undecided()
+        for sigma, denoised in list(zip(recorder.sigmas, seen, strict=True))[::SEEN_EVERY]:
+            level = path.level(sigma)
+            if level is not None:
+                undecided.see(level.ratio, denoised[row : row + 1])
+        learnt.append(math.sqrt(undecided.variance or 0.0))
+    return statistics.geometric_mean(learnt) if all(learnt) else math.nan
 
 
 def scatter(subject: Any, measured: Sequence[Cost], decided_at: float) -> float:
@@ -147,8 +176,8 @@ def scatter(subject: Any, measured: Sequence[Cost], decided_at: float) -> float:
 def _header() -> list[str]:
     names = ["never" if c == NEVER_UNDONE else f"{c:g}" for c in CANDIDATES]
     return [
-        "| model | error | equal | " + " | ".join(names) + " |",
-        "| --- | --- | --- |" + " --- |" * len(CANDIDATES),
+        "| model | error | shown | equal | " + " | ".join(names) + " |",
+        "| --- | --- | --- | --- |" + " --- |" * len(CANDIDATES),
     ]
 
 
@@ -171,21 +200,27 @@ def main() -> None:
         "Scatter of what an error costs (standard deviation of log(measured / computed), over calls), by `decided_at`;",
         f"{options.steps} steps, {options.sampler}, {options.scheduler}, {options.samples} samples. *Moving*: an error "
         "where the output was moving; *smooth*:",
-        "noise with a picture's spectrum. *Equal*: every call weighs the same. *Never*: nothing is undone.",
+        "noise with a picture's spectrum. *Equal*: every call weighs the same. *Never*: nothing is undone. *Shown*: "
+        "what the run's own pictures say of it.",
         "",
         *_header(),
     ]
     for name in options.models.split(",") if options.models else trained():
         subject = load(name)
         case = Case(options.steps, options.sampler, options.scheduler)
-        by_kind = costs(subject, case, options.samples)
-        record["models"][name] = {"case": case.key, "samples": options.samples, "weights": subject.weights}
+        by_kind, learnt = costs(subject, case, options.samples), shown(subject, case, options.samples)
+        record["models"][name] = {
+            "case": case.key,
+            "samples": options.samples,
+            "weights": subject.weights,
+            "shown": learnt,
+        }
         for kind, measured in by_kind.items():
             equal = statistics.pstdev([math.log(cost.ratio) for cost in measured])
             spreads = {c: scatter(subject, measured, c) for c in CANDIDATES}
             best = min(spreads, key=spreads.__getitem__)
             cells = [f"**{v:.2f}**" if c == best else f"{v:.2f}" for c, v in spreads.items()]
-            lines.append(f"| {name} | {kind} | {equal:.2f} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name} | {kind} | {learnt:.1f} | {equal:.2f} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
             record["models"][name][kind] = {
                 "calls": [vars(cost) for cost in measured],

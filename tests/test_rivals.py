@@ -690,7 +690,8 @@ def test_every_setting_has_a_place_of_its_own_in_the_table():
 @pytest.mark.comfy
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 def test_what_is_put_right_brings_a_trained_model_nearer_to_its_uncached_picture(comfy, sampler, monkeypatch):
-    """Lumina 2 of the zoo at about 2x, with as many computed calls or fewer."""
+    """Lumina 2 of the zoo from 2x to 3x, with as many computed calls or fewer. Where these stand is luck at any one
+    threshold, so the mean of three counts."""
     from measure.quality import psnr
     from measure.sampling import Case, batch_of, sample
     from measure.subjects import load
@@ -701,9 +702,12 @@ def test_what_is_put_right_brings_a_trained_model_nearer_to_its_uncached_picture
     uncached = sample(subject.patcher, subject, case, batch).latents
 
     def run():
-        made = SpeCa((("threshold", 0.06), ("check_every", 1))).run(subject, case, batch, 28)
-        computed = max(cost.full + cost.rejected for cost in made.costs)
-        return computed, sum(psnr(subject.picture(made.latents), subject.picture(uncached))) / 2
+        computed, quality = 0, []
+        for threshold in (0.06, 0.08, 0.12):
+            made = SpeCa((("threshold", threshold), ("check_every", 1))).run(subject, case, batch, 28)
+            computed += sum(cost.full + cost.rejected for cost in made.costs)
+            quality += psnr(subject.picture(made.latents), subject.picture(uncached))
+        return computed / len(quality), sum(quality) / len(quality)
 
     computed, nearer = run()
     monkeypatch.setattr("speca.corrector.Corrector.strayed", lambda *args: None)

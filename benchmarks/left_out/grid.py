@@ -24,7 +24,7 @@ ALONE: dict[str, tuple[Any, ...]] = {
     "noise_gain_limit": (2.0, 5.0),
     "threshold_end_factor": (0.5, 2.0),
     "max_consecutive": (5, 20),
-    "speca.verify.CARRIED_GROWTH": (1.0, 1.4),
+    "speca.verify.CARRIED_GROWTH": (1.0, 1.2),
     "speca.schedule.DECIDED_AT": (5.0, 20.0),
     "speca.schedule.STAYS_ASTRAY": (1.0, 4.0),
     "speca.undecided.CELLS": (2, 8),

@@ -703,7 +703,7 @@ def test_what_is_put_right_brings_a_trained_model_nearer_to_its_uncached_picture
 
     def run():
         computed, quality = 0, []
-        for threshold in (0.06, 0.08, 0.12):
+        for threshold in (0.07, 0.08, 0.12):
             made = SpeCa((("threshold", threshold), ("check_every", 1))).run(subject, case, batch, 28)
             computed += sum(cost.full + cost.rejected for cost in made.costs)
             quality += psnr(subject.picture(made.latents), subject.picture(uncached))

@@ -22,12 +22,12 @@ def test_per_step_rule_by_hand():
 
 
 def test_accumulated_errors_by_hand():
-    """1/11 = .091, which grows by a fifth; + 2/12 = .276 is over .25, so the fourth call is rejected; then the count
+    """1/11 = .091, which grows by two fifths; + 2/12 = .294 is over .26, so the fourth call is rejected; then the count
     starts anew from 12."""
-    config = replace(REUSE, accumulate_error=True)
+    config = replace(REUSE, accumulate_error=True, threshold=0.26)
     outcomes, _, session = run(config, [8.0, 9.0, 10.0, 11.0, 12.0, 13.0])
     assert outcomes == [["full"], ["full"], ["accepted"], ["rejected"], ["accepted"], ["accepted"]]
-    assert errors(session) == pytest.approx([None, None, 1 / 11, 1.2 / 11 + 2 / 12, 1 / 13, 1.2 / 13 + 2 / 14])
+    assert errors(session) == pytest.approx([None, None, 1 / 11, 1.4 / 11 + 2 / 12, 1 / 13, 1.4 / 13 + 2 / 14])
 
 
 def test_a_rejected_call_becomes_an_anchor():

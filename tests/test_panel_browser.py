@@ -393,7 +393,7 @@ def window(place: Place) -> Iterator[Window]:
 
 
 def test_run_is_drawn_as_the_server_tells_it(place: Place, window: Window) -> None:
-    window.load(place.workflow(chain()), "one-run")
+    window.load(place.workflow(chain(threshold=0.25)), "one-run")  # 5 to 8 of 28 calls are rejected, over 8 seeds
     panel = window.panel(2)
     assert "Run the workflow" in panel.text("empty")
     window.click_run()

@@ -277,6 +277,8 @@ def plot(measured: Mapping[Where, Measured], chosen: Mapping[str, str], path: Pa
         axis.tick_params(labelsize=7)
     for axis in axes.flat[len(places) :]:
         axis.set_visible(False)
+    for axis in axes.flat[max(len(places) - columns, 0) : len(places)]:  # the lowest of each column
+        axis.tick_params(labelbottom=True)
     figure.supxlabel("speedup computed for the real model's depth; PSNR against the uncached picture", fontsize=8)
     figure.supylabel("PSNR, dB", fontsize=8)
     figure.legend(

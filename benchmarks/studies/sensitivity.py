@@ -107,7 +107,7 @@ def tried(n_calls: int) -> list[int]:
     return sorted({0, 1, 2, 3, *range(5, n_calls, 3), n_calls - 2, n_calls - 1})
 
 
-def _run(subject: Any, case: Any, batch: Any, around: Any) -> Any:
+def _run(subject: Any, case: Any, batch: Any, around: Any, callback: Any = None) -> Any:
     """The latents of a run with `around` the network. Not by ComfyUI's wrappers, which PixArt and HunyuanDiT do not
     run."""
     from measure.sampling import sample
@@ -115,7 +115,7 @@ def _run(subject: Any, case: Any, batch: Any, around: Any) -> Any:
 
     network = subject.patcher.model.diffusion_model
     with exchanged_forward(network, functools.partial(around, network.forward)):
-        return sample(subject.patcher, subject, case, batch).latents
+        return sample(subject.patcher, subject, case, batch, callback).latents
 
 
 def costs(subject: Any, case: Any, n_samples: int) -> dict[str, list[Cost]]:
@@ -142,14 +142,13 @@ def costs(subject: Any, case: Any, n_samples: int) -> dict[str, list[Cost]]:
 
 def shown(subject: Any, case: Any, n_samples: int) -> float:
     """What the pictures of computed calls say of `decided_at`, before it is set against what is usual."""
-    from measure.sampling import batch_of, sample
+    from measure.sampling import batch_of
     from speca.path import SamplingPath
     from speca.undecided import Undecided
 
-    batch, seen = batch_of(subject, n_samples, 100), []
-    sample(subject.patcher, subject, case, batch, lambda step, denoised, x, total: seen.append(denoised.clone()))
-    recorder = Recorder()
-    _run(subject, case, batch, recorder)
+    recorder, seen = Recorder(), []
+    batch = batch_of(subject, n_samples, 100)
+    _run(subject, case, batch, recorder, lambda step, denoised, x, total: seen.append(denoised.clone()))
     path = SamplingPath(subject.patcher.model.model_sampling, [*recorder.sigmas, 0.0])
     learnt = []
     for row in range(n_samples):

@@ -135,7 +135,7 @@ def test_a_network_is_wide_enough_for_the_noise_in_a_patch(name):
     """Noise has no structure: what predicts it needs as many numbers for a patch as the patch has pixels and channels,
     or noise stays in every picture."""
     unet = ZOO[name].unet
-    patch = unet.get("patch_size", unet.get("patch_spatial", 2))
+    patch = unet.get("patch_size", unet.get("patch_spatial", 1 if ZOO[name].model_class == "LTXV" else 2))
     height, width = (patch, patch) if isinstance(patch, int) else patch[-2:]
     wide = unet.get("hidden_size") or unet.get("dim") or unet.get("model_channels")
     wide = wide or unet["attention_head_dim"] * unet["num_attention_heads"]
@@ -167,13 +167,13 @@ def test_a_class_is_what_a_text_encoder_gives(build, name):
 def test_every_network_learns_and_fits_into_its_file(build, name):
     """Two steps of training change the loss and leave every number finite; in half precision it is small enough."""
     from zoo import train
-    from zoo.training.loop import differentiable, initialise, keep_layer_norm_inputs
+    from zoo.training.loop import differentiable, initialise, keep_inputs
 
     spec = ZOO[name]
     base = build.model_of(spec, 5)
     network = base.diffusion_model.requires_grad_(True)
     network.initialize_weights() if spec.model_class == "DiT" else initialise(network, spec.zero, 0)
-    keep_layer_norm_inputs(network)
+    keep_inputs(network)
     model = torch.nn.ModuleDict({"diffusion_model": network, "condition": build.Condition(spec, 5)})
     assert 2 * sum(p.numel() for p in model.parameters()) < LARGEST_FILE
 

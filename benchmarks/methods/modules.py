@@ -134,6 +134,13 @@ def _cosmos_predict2(block: Any, f: list[Tensor], x: Tensor, emb: Tensor, *args:
     return x
 
 
+def _ltxv(block: Any, f: list[Tensor], x: Tensor, **kwargs: Any) -> Any:
+    table, timestep = block.scale_shift_table[None, None].to(x), kwargs["timestep"]
+    parts = table + timestep.reshape(len(x), timestep.shape[1], len(block.scale_shift_table), -1)
+    _, _, gate_msa, _, _, gate_mlp = parts.unbind(dim=2)
+    return x + gate_msa * f[0] + f[1] + gate_mlp * f[2]
+
+
 MODULES: dict[str, _Modules] = {
     "DoubleStreamBlock": _Modules(("img_attn.proj", "img_mlp", "txt_attn.proj", "txt_mlp"), _double_stream),
     "SingleStreamBlock": _Modules(("linear2",), _single_stream),
@@ -144,6 +151,7 @@ MODULES: dict[str, _Modules] = {
     "PixArtMSBlock": _Modules(("attn", "cross_attn", "mlp"), _pixart),
     "JointTransformerBlock": _Modules(("attention", "feed_forward"), _lumina),
     "GeneralDITTransformerBlock": _Modules(("blocks.0.block", "blocks.1.block", "blocks.2.block"), _cosmos),
+    "BasicTransformerBlock": _Modules(("attn1", "attn2", "ff"), _ltxv),
     "aura.mmdit.MMDiTBlock": _Modules(("attn", "mlpC", "mlpX"), _aura_double, two=("attn",)),
     "aura.mmdit.DiTBlock": _Modules(("attn", "mlp"), _aura_single),
     "cosmos.predict2.Block": _Modules(("self_attn", "cross_attn", "mlp"), _cosmos_predict2),

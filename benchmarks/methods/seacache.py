@@ -47,6 +47,7 @@ FIRST_ATTENTION = {
     "QwenImageTransformerBlock": "attn",
     "JointTransformerBlock": "attention",
     "GeneralDITTransformerBlock": "blocks.0.block",
+    "BasicTransformerBlock": "attn1",
     "MMDiTBlock": "attn.w2q",  # the picture's; the attention itself is given the text first
     "Block": "self_attn",
 }
@@ -110,7 +111,8 @@ def as_grid(tokens: Tensor, places: Sequence[int], network: nn.Module) -> Tensor
     """The picture's tokens, (B, [T,] H, W, D), places being those of the latent; text before them is left out."""
     if tokens.ndim == 5:  # Cosmos: (T, H, W, B, D)
         return tokens.movedim(3, 0)
-    patch = getattr(network, "patch_size", None) or (network.patch_temporal, *[network.patch_spatial] * 2)
+    cut_by = getattr(network, "patchifier", network)  # LTX-Video has one
+    patch = getattr(cut_by, "patch_size", None) or (network.patch_temporal, *[network.patch_spatial] * 2)
     patches = [patch] * 2 if isinstance(patch, int) else list(patch)
     patches = [1] * (len(places) - len(patches)) + patches
     sides = [math.ceil(n / p) for n, p in zip(places, patches, strict=True)]

@@ -39,6 +39,7 @@ class Condition(nn.Module):
         self.null = n_classes
         self.by_number = spec.model_class == "DiT"
         self._shape = (spec.tokens, spec.width)
+        self._masked = spec.masked
         if not self.by_number:
             self.context = nn.Embedding(n_classes + 1, spec.tokens * spec.width)
             self.second = nn.Embedding(n_classes + 1, spec.tokens * spec.width) if spec.encoders > 1 else None
@@ -52,10 +53,12 @@ class Condition(nn.Module):
             return class_conditioning([-1 if label == self.null else label for label in labels.tolist()])
         pooled = None if self.pooled is None else self.pooled(labels)  # named also where there is none, as by encoders
         options: dict[str, Any] = {"pooled_output": pooled}
+        mask = torch.ones(len(labels), self._shape[0], dtype=torch.int64, device=labels.device)
+        if self._masked:
+            options["attention_mask"] = mask
         if self.second is not None:  # as `CLIPTextEncodeHunyuanDiT` has it
-            mask = torch.ones(len(labels), self._shape[0], device=labels.device)
             options["conditioning_mt5xl"] = self.second(labels).view(len(labels), *self._shape)
-            options |= {"attention_mask": mask, "attention_mask_mt5xl": mask}
+            options["attention_mask_mt5xl"] = mask
         return [[self.context(labels).view(len(labels), *self._shape), options]]
 
 

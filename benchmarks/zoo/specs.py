@@ -20,7 +20,7 @@ class Spec:
     fold: pixels of a square that become channels of one latent pixel, as a VAE without loss would have it.
     depth: blocks of the real model, for speedups computed for it. sampling: what differs from the class's own settings.
     zero: parts of the names of parameters that start at nothing. tokens: of a class's conditioning. encoders: that it
-    comes from; HunyuanDiT has two, each with a mask of its tokens.
+    comes from; HunyuanDiT has two. masked: whether they give a mask of their tokens.
     teacher, guidance: the model of the zoo from whose weights this one starts, to give in one call what that one gives
     with guidance of this scale; as the released FLUX.1-dev and HunyuanVideo are distilled from models that need two.
     """
@@ -40,6 +40,7 @@ class Spec:
     width: int = 32
     pooled: int = 0
     encoders: int = 1
+    masked: bool = False
     steps: int = 6000
     batch: int = 12
     lr: float = 1.5e-3
@@ -60,7 +61,7 @@ class Spec:
         return (self.channels, side, side)
 
 
-CLASSES_OF_CLIPS = ("HunyuanVideo", "WAN21_T2V", "CosmosT2V", "CosmosT2IPredict2", "QwenImage")
+CLASSES_OF_CLIPS = ("HunyuanVideo", "WAN21_T2V", "CosmosT2V", "CosmosT2IPredict2", "QwenImage", "LTXV")
 """Their latents have a dimension for time even where there is one frame."""
 
 _FLUX = {
@@ -358,6 +359,7 @@ _TRAINED_ON_PICTURES: dict[str, Spec] = {
             size=64,
             zero=("default_modulation", "attn2.out_proj", "final_layer"),
             encoders=2,
+            masked=True,
             batch=6,
             noise_mean=0.0,
         ),
@@ -434,6 +436,62 @@ UNSEEN: dict[str, Spec] = {
             fold=2,
             zero=("adaLN_modulation", "final_layer.linear"),
             steps=5000,
+        ),
+        Spec(
+            name="chroma-stills",
+            family="Chroma",
+            model_class="Chroma",
+            unet={
+                "image_model": "chroma",
+                "in_channels": 48,
+                "out_channels": 48,
+                "context_in_dim": 32,
+                "hidden_size": 96,
+                "mlp_ratio": 2.0,
+                "num_heads": 2,
+                "depth": 3,
+                "depth_single_blocks": 8,
+                "axes_dim": [16, 16, 16],
+                "theta": 1000,
+                "patch_size": 2,
+                "qkv_bias": True,
+                "in_dim": 64,
+                "out_dim": 96,
+                "hidden_dim": 96,
+                "n_layers": 2,
+            },
+            source="stills",
+            depth=57,
+            size=64,
+            fold=2,
+            zero=("distilled_guidance_layer.out_proj", "final_layer.linear"),
+            steps=5000,
+            batch=6,
+        ),
+        Spec(
+            name="ltxv-previews",
+            family="LTX-Video",
+            model_class="LTXV",
+            unet={
+                "image_model": "ltxv",
+                "in_channels": 48,
+                "cross_attention_dim": 96,
+                "attention_head_dim": 48,
+                "num_attention_heads": 2,
+                "caption_channels": 32,
+                "num_layers": 10,
+                "positional_embedding_theta": 100.0,
+                "positional_embedding_max_pos": [1, 256, 256],
+            },
+            source="previews",
+            depth=28,
+            frames=3,
+            fold=4,
+            zero=("adaln_single.linear", "scale_shift_table", "proj_out"),
+            masked=True,
+            steps=4000,
+            batch=8,
+            noise_mean=0.6,
         ),
     )
 }

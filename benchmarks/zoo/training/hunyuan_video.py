@@ -14,7 +14,7 @@ from zoo.training.loop import (
     MODELS,
     arguments,
     initialise,
-    keep_layer_norm_inputs,
+    keep_inputs,
     logit_normal,
     mixed_precision,
     rotate_faster,
@@ -136,7 +136,7 @@ def main() -> None:
     if options.init.is_file():
         torch.nn.init.normal_(model["condition"].motion_pooled.weight, std=0.3)
         start_from_flux(model, options.init)
-    keep_layer_norm_inputs(network)
+    keep_inputs(network)
     rotate_faster()
     forward = torch.compile(network._forward) if options.compile else network._forward
 

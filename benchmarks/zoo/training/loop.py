@@ -50,10 +50,11 @@ def threads(options: argparse.Namespace) -> int:
     return options.threads or max(1, (os.cpu_count() or 1) // options.workers)
 
 
-def keep_layer_norm_inputs(network: nn.Module) -> None:
-    """ComfyUI's blocks add to the residual stream in place, which autograd forbids for what a LayerNorm has saved."""
+def keep_inputs(network: nn.Module) -> None:
+    """ComfyUI's blocks add to the residual stream in place, which autograd forbids for what a LayerNorm has saved, or
+    an attention without a norm before it (LTX-Video's to the text)."""
     for module in network.modules():
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, nn.LayerNorm) or type(module).__name__ == "CrossAttention":
             module.register_forward_pre_hook(lambda _module, inputs: (inputs[0].clone(), *inputs[1:]))
 
 
@@ -86,17 +87,20 @@ def rotate_faster() -> None:
 @contextlib.contextmanager
 def differentiable() -> Iterator[None]:
     """Newer ComfyUI rotates by kernels that have no gradient, unless it is told that it trains (from 0.14 on).
+    Norms that are functions save a copy (see `keep_inputs`).
 
     In 0.12 nothing can be told, and FLUX, HunyuanVideo, Wan and Qwen-Image cannot be trained.
     """
     from comfy import model_management
+    from comfy.ldm import common_dit
 
-    before = getattr(model_management, "in_training", False)
+    before, rms_norm = getattr(model_management, "in_training", False), common_dit.rms_norm
     model_management.in_training = True
+    common_dit.rms_norm = lambda x, *args, **kwargs: rms_norm(x.clone(), *args, **kwargs)
     try:
         yield
     finally:
-        model_management.in_training = before
+        model_management.in_training, common_dit.rms_norm = before, rms_norm
 
 
 def initialise(network: nn.Module, zero: tuple[str, ...], seed: int) -> None:

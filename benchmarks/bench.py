@@ -354,12 +354,13 @@ def left_out(options: argparse.Namespace, out: Path) -> None:
     table, models = Table(out / csv_of(options)), options.models or (unseen() if options.unseen else of_zoo())
     samples = options.samples or (QUICK_SAMPLES if options.quick else LEFT_OUT_SAMPLES)
     others = [name for name in options.methods or METHODS if name != "speca"]
-    chosen: dict[str, str] | None = dict.fromkeys(models, grid.defaults().name) if options.unseen else None
+    reported = dict.fromkeys([*models, *(row["model"] for row in table.rows)])  # with what is there from another time
+    chosen: dict[str, str] | None = dict.fromkeys(reported, grid.defaults().name) if options.unseen else None
     beyond: set[tuple[str, ...]] = set()
     if options.quick:
         kept = of_sampler(Table(environment.RESULTS / "left-out.csv").rows)
         measured = gather(kept, OWN)
-        chosen = {name: choose(measured, name, grid.defaults().name) for name in models}
+        chosen = {name: choose(measured, name, grid.defaults().name) for name in reported}
         beyond = beyond_sight(kept)
     for name in () if options.report else models:
         subject = load(name)

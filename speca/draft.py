@@ -26,10 +26,10 @@ class Draft:
 
     features: for the last block; of rows `on_embedded`, to be put on the call's own embedded input.
     direct: the output, forecast from past outputs.
-    other: another guess at the output, to tell how far the forecast reaches. It repeats the newest output; where the
-        forecast itself can do no more than that, with one anchor, it follows from the latent. Where a lone anchor is
-        repeated on the embedded input, the two change places.
-    guessed: whether nothing tells which way a row's output moves: it has but one anchor, or the sampler adds noise.
+    other: another guess at the output, to tell how far the forecast reaches. It repeats the newest output, or where the
+        sampler adds noise the picture shown by it; where the forecast itself can do no more than that, with one anchor,
+        it follows from the latent. Where a lone anchor is repeated on the embedded input, the two change places.
+    guessed: whether nothing tells which way a row's output moves: it has but one anchor.
     """
 
     features: Tensors
@@ -66,7 +66,7 @@ def forecast(
     if len({tuple(t.shape for t in row) for row in features}) > 1:
         raise ForecastImpossibleError("shape_changed")
     on_embedded = [streams[row].relative or streams[row].repeats_added for row in rows]
-    guessed = [call.renoised or streams[row].history.lone is not None for row in rows]
+    guessed = [streams[row].history.lone is not None for row in rows]
     return Draft(_cat(features), on_embedded, _cat(direct), _cat(other), guessed)
 
 
@@ -124,7 +124,13 @@ def _continued(
 
 
 def _repeated(call: Call, history: History, latent: Latent | None, device: torch.device) -> Tensors:
-    """The newest output again; with one anchor, what follows from the latent."""
+    """The newest output again; with one anchor, what follows from the latent; with fresh noise, the newest picture.
+
+    Both forecasts hold some of the noise that is gone, and agree in it; the picture holds none.
+    """
+    picture = history.repeat_picture(latent, device) if call.renoised else None
+    if picture is not None:
+        return picture
     newest = reuse(history.times, call.time, 0)
     from_latent = history.forecast_output_from(latent, newest, device) if history.lone else None
     return from_latent or _output(call, history, latent, newest, newest, device)

@@ -36,6 +36,11 @@ class Anchor:
         added = None if self.added is None else tuple(map(place, self.added))
         return Anchor(self.time, tuple(map(place, self.features)), tuple(map(place, self.output)), latent, added)
 
+    def shown(self, device: torch.device) -> Tensor:
+        """The denoised picture, (1, C, ...) in fp32, of an anchor with a latent."""
+        assert self.latent is not None
+        return self.latent.level.denoised(self.latent.x.to(device), self.output[0].to(device))
+
     @property
     def shapes(self) -> list[torch.Size]:
         """Of the features."""
@@ -125,7 +130,7 @@ class History:
         weighed = [(weight, a) for weight, a in zip(weights, self._anchors, strict=True) if weight != 0.0]
         if latent is None or newest.latent is None or any(anchor.latent is None for _, anchor in weighed):
             return None
-        shown = newest.latent.level.denoised(newest.latent.x.to(device), newest.output[0].to(device))
+        shown = newest.shown(device)
         spectrum = Spectrum.of(shown) if self.lone is None else Spectrum.white(shown)
         rest = sum(
             weight * spectrum.rest(anchor.latent.level, anchor.latent.x, anchor.output[0])
@@ -134,6 +139,13 @@ class History:
         )
         output = spectrum.output(latent.level, latent.x.to(device), torch.as_tensor(rest))
         return (output.to(newest.output[0].dtype),)
+
+    def repeat_picture(self, latent: Latent | None, device: torch.device) -> Tensors | None:
+        """The output that shows the newest anchor's picture for `latent`; None without a latent of either."""
+        newest = self._anchors[-1]
+        if latent is None or newest.latent is None:
+            return None
+        return (latent.level.output(latent.x.to(device), newest.shown(device)).to(newest.output[0].dtype),)
 
 
 def _forecast(anchors: Sequence[Tensors], weights: Sequence[float], device: torch.device) -> Tensors:

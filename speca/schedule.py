@@ -59,6 +59,10 @@ class NoiseLevel:
         """The picture that the network shows by `output` for x, (B, ...) each, in fp32."""
         return self.latent_gain * x.float() + self.output_gain * output.float()
 
+    def output(self, x: Tensor, denoised: Tensor) -> Tensor:
+        """By what the network would show this picture for x, (B, ...) each, in fp32."""
+        return (denoised.float() - self.latent_gain * x.float()) / self.output_gain
+
     def final_error(self, step: float, decided_at: float) -> float:
         """How far an error of 1 in the output at this call moves the final picture, if sigma changes by `step`.
 

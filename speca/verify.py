@@ -78,8 +78,8 @@ def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
 
 
 def likely_error_of_guesses(difference: Tensor, reach: Tensor) -> Tensor:
-    """The same where nothing tells which way the output moves, with one anchor or with fresh noise: the verified
-    output, its repetition and what follows from the latent are three guesses, and how far they lie apart is added up.
+    """The same where nothing tells which way the output moves, with one anchor: the verified output, its repetition
+    and what follows from the latent are three guesses, and how far they lie apart is added up.
 
     On the zoo's FLUX and Cosmos 1 that is 0.6 to 1.6 times the true error; the difference alone is 0.3 to 0.8 times
     it. Pictures at equal speed hardly tell (0.1 dB, benchmarks/results/ablation.md). Not in the paper.

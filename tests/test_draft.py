@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fake_network import HEADER, ONCE, REUSE, FakeNetwork, Renoised, call_at, errors, latent_of, run, two_full_calls
-from speca.call import Call
+from speca.call import Call, Latent
 from speca.config import SpeCaConfig
+from speca.schedule import NoiseLevel
 from speca.session import Session
 
 
@@ -109,12 +110,27 @@ def test_fresh_noise_in_the_latent_is_no_forecast_error():
     assert all(call.rows[0].error < 1e-6 for call in session.tally.record().calls[2:])
 
 
+def test_noise_that_is_gone_is_seen_though_both_forecasts_hold_it():
+    """A network that predicts noise, and 1 was in both latents of a picture of 100. Fresh noise is -1: the latent 99 at
+    sigma 1 shows it, held against that picture. The anchors' outputs go on saying 1 and the last block says 0.8: they
+    lie 1/4 apart, the picture lies 2 from the first."""
+    session = Session(SpeCaConfig(threshold=1.0), HEADER)
+    for i, (sigma, x, says) in enumerate([(3.0, 103.0, 1.0), (2.0, 102.0, 1.0), (1.0, 99.0, 0.8)]):
+        level = NoiseLevel(sigma, signal=1.0, noise=sigma, latent_gain=1.0, output_gain=-sigma)
+        latent = Latent(torch.full((1, 1, 4), x), level)
+        call = Call(sigma, sigma, i, 0.0, 1, ("s",), level=level, latent=latent, renoised=True)
+        network = FakeNetwork(sigma, 1)
+        network._values = lambda rows, says=says: torch.full((1, 1, 4), says)
+        session.evaluate(call, network)
+    assert session.tally.record().calls[2].rows[0].error == pytest.approx(math.sqrt(1 / 4 * 2), rel=0.02)
+
+
 def test_with_fresh_noise_a_forecast_amplifies_less():
     """The rest is 1, 2 and then 3. A straight line would have a gain of 3; at 2, half the way is left: the output is 5
-    instead of 6, and reuse would say 4. With fresh noise these are guesses."""
+    instead of 6, and reuse would say 4."""
     session = Session(SpeCaConfig(threshold=1.0, order=1, noise_gain_limit=100.0), HEADER)
     for i, time in enumerate([1.0, 2.0, 3.0]):
         latent = latent_of(torch.zeros(1, 4), 0.5, 2.0)
         call = Call(time, time, i, 0.0, 1, ("s",), latent=latent, renoised=True)
         session.evaluate(call, Renoised(time, 0.0, rest=time))
-    assert session.tally.record().calls[2].rows[0].error == pytest.approx(1 / 6 + 1 / 5)
+    assert session.tally.record().calls[2].rows[0].error == pytest.approx(math.sqrt(1 / 6 * 1 / 5))

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from speca.schedule import (
     COSTS_ONE,
@@ -136,3 +137,9 @@ def test_fresh_noise_is_that_of_an_ancestral_step():
     assert renoised_std(eps(5.0), eps(3.0)) == pytest.approx(math.sqrt(9 * (25 - 9) / 25))
     assert renoised_std(flow(1.0), flow(0.9)) == pytest.approx(0.9)  # pure noise before: all of it may be new
     assert renoised_std(eps(5.0), eps(5.0)) == 0.0
+
+
+@pytest.mark.parametrize("kind", [eps, flow])
+def test_an_output_shows_the_picture_that_it_is_made_for(kind):
+    x, picture = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(2, 3, 4)
+    torch.testing.assert_close(kind(0.6).denoised(x, kind(0.6).output(x, picture)), picture)

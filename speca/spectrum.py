@@ -14,6 +14,7 @@ The same tells how the picture moves with a latent that is put right (`corrector
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,9 +45,9 @@ class Spectrum:
         """Of what the picture itself has. Summed up on the CPU, where the order of sums is always the same."""
         white = cls.white(picture)
         square = white._frequencies(picture).abs().square().cpu()
-        ring = _rings(white._sides).flatten()
-        sums = square.new_zeros(*square.shape[:2], int(ring.max()) + 1).index_add_(2, ring, square.flatten(2))
-        power = (sums / torch.bincount(ring))[..., ring].view_as(square)
+        ring, members = _rings(white._sides)
+        sums = square.new_zeros(*square.shape[:2], len(members)).index_add_(2, ring, square.flatten(2))
+        power = (sums / members)[..., ring].view_as(square)
         return replace(white, power=power.to(white._device))
 
     def rest(self, level: NoiseLevel, x: Tensor, output: Tensor) -> Tensor:
@@ -87,9 +88,12 @@ def _dims(spatial: Tensor) -> tuple[int, ...]:
     return tuple(range(2, spatial.ndim))
 
 
-def _rings(sides: torch.Size) -> Tensor:
-    """The ring of each frequency that `rfftn` has: its length in cycles along the longest side, rounded."""
+@functools.lru_cache(maxsize=8)
+def _rings(sides: torch.Size) -> tuple[Tensor, Tensor]:
+    """The ring of each frequency that `rfftn` has, one after the other: its length in cycles along the longest side,
+    rounded. And how many each ring has."""
     axes = [torch.fft.fftfreq(side) for side in sides[:-1]]
     axes.append(torch.fft.rfftfreq(sides[-1]))
     grids = torch.meshgrid(*axes, indexing="ij")
-    return (torch.stack(grids).norm(dim=0) * max(sides)).round().long()
+    ring = (torch.stack(grids).norm(dim=0) * max(sides)).round().long().flatten()
+    return ring, torch.bincount(ring)

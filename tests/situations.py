@@ -91,9 +91,14 @@ class Scene:
         sampling = self.model.get_model_object("model_sampling")
         return comfy.samplers.calculate_sigmas(sampling, scheduler, int(steps / denoise))[-(steps + 1) :]
 
+    @property
+    def tile(self) -> int:
+        """The side of one, five eighths of the latent's, in whole patches."""
+        return self.side * 5 // 8 // 4 * 4
+
     def corners(self, *at: tuple[int, int]) -> list[tuple[int, int]]:
-        """Places in eighths of what a tile of five eighths leaves free, in whole patches."""
-        free = self.side * 3 // 8
+        """Places in eighths of what a tile leaves free, in whole patches."""
+        free = self.side - self.tile
         return [(free * r // 8 // 4 * 4, free * c // 8 // 4 * 4) for r, c in at]
 
     # -- a run
@@ -628,8 +633,7 @@ def noise_made_half_anew(scene: Scene) -> None:
 
 
 def _tiles(scene: Scene, places: Callable[[int], list[tuple[int, int]]], at_once: int = 1) -> None:
-    size = scene.side * 5 // 8 // 4 * 4
-    scene.sample(model=stand_ins.tiled(scene.model, places, size=size, at_once=at_once))
+    scene.sample(model=stand_ins.tiled(scene.model, places, size=scene.tile, at_once=at_once))
 
 
 FOUR = [(0, 0), (0, 8), (8, 0), (8, 8)]

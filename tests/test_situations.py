@@ -88,8 +88,8 @@ def test_no_accepted_call_is_wrong_in_silence(model: str, name: str, request: py
     seen.setdefault(model, []).extend(truth.forecast(calls))
     if full:
         keep(model, name, calls, scene, plain)
-    for picture, reference in zip(scene.pictures, plain.pictures, strict=True):
-        assert torch.isfinite(picture).all() or not torch.isfinite(reference).all()
+    for picture in (*scene.pictures, *plain.pictures):
+        assert torch.isfinite(picture).all()
     for record in scene.records:
         assert record.status == "finished"
         assert record.totals.calls or record.header.native

@@ -141,8 +141,9 @@ class SamplingPath:
         elif self._began:
             self.euler = False
         self.euler = self.euler and (not self._began or _same(sigma, self._ahead))
-        if self.schedule.euler and not (self.euler and self._exactly):
-            self.schedule = replace(self.schedule, euler=False)
+        euler = self.euler and self._exactly
+        if (self.schedule.euler, self.schedule.renoised) != (euler, self.renoised) and self.schedule is not UNKNOWN:
+            self.schedule = replace(self.schedule, euler=euler, renoised=self.renoised)
         self._began, self._ahead = True, self._end_of_step(sigma)
         self._jumps.append(jumped)
         return jumped

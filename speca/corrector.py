@@ -9,7 +9,7 @@ latent put right. The picture that the network showed goes with it, as far as th
 would let it (`spectrum.Spectrum.shown`): not at all where noise is all, wholly where there is none, so that what is
 astray at the last call is put right in the picture itself. What later forecasts start from is the output that shows
 that picture from the latent put right. As in UniPC (arXiv 2302.04867, UniC) no call is spent on it; without it
-the zoo's fifteen models lose 2.1 dB, fourteen of them 0.7 to 4.8 (benchmarks/results/ablation.md).
+eleven models of the zoo lose 2.2 dB, ten of them 0.3 to 4.7 (benchmarks/results/ablation.md).
 
 All this is known of samplers whose step is Euler's (`path.SamplingPath.ahead`), where x' = r x + (1 - r) D for the
 denoised picture D = latent_gain * x + output_gain * F and r = sigma' / sigma.

@@ -24,7 +24,7 @@ from torch import Tensor
 # A sum of errors grows from one forecast to the next: a wrong output moves the latent, and the next forecast is checked
 # as if it had not. Not where the sampler adds noise, which drowns it. On the zoo's seventeen models at 28 steps, 1.2 in
 # its place is -1.0 dB at 2x, -0.4 at 3x, -0.2 at 4x and +0.4 at 5x (benchmarks/results/left-out.md). Each of growth,
-# `likely_error` and `policy.expected_error` makes up for part of another: without all three it was 1.2 dB, and 1.0 of
+# `likely_error` and `policy.expected_error` makes up for part of another: without all three it is 1.2 dB, and 2.2 of
 # the worst samples (benchmarks/results/ablation.md).
 CARRIED_GROWTH = 1.4
 
@@ -70,7 +70,7 @@ def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
 
     difference: between the verified output and the direct forecast. reach: between the direct forecast and plain reuse
     of the newest anchor; the farther a forecast goes, the larger the error that both its outputs share. Never less
-    than the difference. Not in the paper. Pictures at equal speed hardly tell (0.2 dB on the zoo's fifteen models,
+    than the difference. Not in the paper. Pictures at equal speed hardly tell (0.3 dB on eleven models of the zoo,
     benchmarks/results/ablation.md), honesty does: judged by the difference alone, 0 to 32 % of what is forecast is over
     twice as wrong as was said, in the place of 0 to 12 (five of these models; benchmarks/README.md).
     """

@@ -141,9 +141,8 @@ class SamplingPath:
         elif self._began:
             self.euler = False
         self.euler = self.euler and (not self._began or _same(sigma, self._ahead))
-        euler = self.euler and self._exactly
-        if (self.schedule.euler, self.schedule.renoised) != (euler, self.renoised) and self.schedule is not UNKNOWN:
-            self.schedule = replace(self.schedule, euler=euler, renoised=self.renoised)
+        if self.schedule.euler and not (self.euler and self._exactly):
+            self.schedule = replace(self.schedule, euler=False)
         self._began, self._ahead = True, self._end_of_step(sigma)
         self._jumps.append(jumped)
         return jumped

@@ -63,28 +63,21 @@ class NoiseLevel:
         """By what the network would show this picture for x, (B, ...) each, in fp32."""
         return (denoised.float() - self.latent_gain * x.float()) / self.output_gain
 
-    def final_error(self, step: float, decided_at: float, renoised: bool = False) -> float:
+    def final_error(self, step: float, decided_at: float) -> float:
         """How far an error of 1 in the output at this call moves the final picture, if sigma changes by `step`.
 
         It moves the latent by step / sigma * |output_gain|; the division takes this to the picture's own scale, and
         discounts what later calls undo: while noise prevails, the network takes an error for noise.
-
-        renoised: the step adds fresh noise. An ancestral one (eta 1) goes twice as far towards the picture, so an error
-        moves the latent by twice as much; and of what the latent was, as little is kept, so an error is undone twice as
-        fast, which squares what is left of it. Nothing is put right there (`corrector`), so no step is like another's
-        end.
         """
-        own = step / self.sigma * abs(self.output_gain)
-        left = 1 / math.hypot(self.signal, self.noise / decided_at)
-        return 2 * own * self.signal * left**2 if renoised else own * left
+        return step / self.sigma * abs(self.output_gain) / math.hypot(self.signal, self.noise / decided_at)
 
 
 def error_weights(
-    levels: Sequence[NoiseLevel], last: float, decided_at: float, euler: bool = True, renoised: bool = False
+    levels: Sequence[NoiseLevel], last: float, decided_at: float, euler: bool = True
 ) -> tuple[float, ...]:
     """Per step, how much an error of the output costs the final picture, `final_error`, in units of `COSTS_ONE`.
 
-    euler: whether an output moves the latent by its own step alone (`_moved`). renoised: see `final_error`.
+    euler: whether an output moves the latent by its own step alone (`_moved`).
 
     `decided_at` moves costs from some steps to others; their mean stays that of `DECIDED_AT`, so that what a run learns
     of its picture does not change what its threshold asks for. `last` is the sigma at which the run ends. All 1 where
@@ -93,11 +86,10 @@ def error_weights(
     sigmas = [*(level.sigma for level in levels), last]
     moved = [abs(a - b) for a, b in itertools.pairwise(sigmas)] if euler else _moved(sigmas)
     own, usual = (
-        [level.final_error(step, at, renoised) for level, step in zip(levels, moved, strict=True)]
+        [level.final_error(step, at) for level, step in zip(levels, moved, strict=True)]
         for at in (decided_at, DECIDED_AT)
     )
-    if not renoised:
-        own[-ENDS:] = [STAYS_ASTRAY * cost for cost in own[-ENDS:]]
+    own[-ENDS:] = [STAYS_ASTRAY * cost for cost in own[-ENDS:]]
     if not (0 < sum(own) < math.inf and 0 < sum(usual) < math.inf):
         return (1.0,) * len(levels)
     unit = COSTS_ONE * sum(own) / sum(usual)
@@ -125,13 +117,12 @@ def _moved(sigmas: Sequence[float]) -> list[float]:
 class Schedule:
     """The noise levels of a run's steps and the sigma at which it ends; no levels where one of them is not known.
 
-    euler: whether its steps are Euler's, renoised: whether they add fresh noise, as far as was seen.
+    euler: whether its steps are Euler's, as far as was seen.
     """
 
     levels: tuple[NoiseLevel, ...] = ()
     last: float = 0.0
     euler: bool = True
-    renoised: bool = False
     _weights: dict[float, tuple[float, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def weight(self, step: int, decided_at: float | None = None) -> float:
@@ -140,7 +131,7 @@ class Schedule:
             return 1.0
         decided_at = decided_at or DECIDED_AT
         if decided_at not in self._weights:
-            self._weights[decided_at] = error_weights(self.levels, self.last, decided_at, self.euler, self.renoised)
+            self._weights[decided_at] = error_weights(self.levels, self.last, decided_at, self.euler)
         return self._weights[decided_at][step]
 
     def ends_at(self, step: int) -> bool:

@@ -172,7 +172,7 @@ class Stream:
         latent = _own_latent(call, row, exact.output)
         if latent is not None and call.level is not None:
             shown = call.level.denoised(latent.x.detach(), exact.output[0][i : i + 1].detach())
-            self.undecided.see(call.level.ratio, shown, call.renoised)
+            self.undecided.see(call.level.ratio, shown)
         features = tuple(f[i : i + 1] for f in exact.features or ())
         embedded = None if exact.embedded is None else tuple(e[i : i + 1] for e in exact.embedded)
         added: Tensors | None = None

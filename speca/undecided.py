@@ -6,8 +6,8 @@ reference picture, by a mask. Where many pictures are possible, noise decides wh
 Take the coarse part of what can be drawn under one conditioning as normal, of variance S. At a ratio s of noise to
 signal its best denoiser shows mean + S / (S + s^2) (x - mean), and along a run x - mean grows as sqrt(S + s^2). So two
 denoised pictures of a run differ by S (1 / sqrt(S + s_after^2) - 1 / sqrt(S + s_before^2)) times a standard normal,
-from which S follows. With fresh noise on the way the two are a mean and what it becomes, which differ by news alone:
-in the square by S^2 (1 / (S + s_after^2) - 1 / (S + s_before^2)). What that is worth: benchmarks/README.md.
+from which S follows. What that is worth:
+benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ class Undecided:
         """
         return None if self.variance is None else math.sqrt(TOO_SMALL * math.sqrt(self.variance) * DECIDED_AT)
 
-    def see(self, ratio: float, denoised: Tensor, renoised: bool = False) -> None:
-        """`denoised`, (1, C, ...), is what the network shows at this ratio of noise to signal. renoised: the sampler
-        adds fresh noise on the way."""
+    def see(self, ratio: float, denoised: Tensor) -> None:
+        """`denoised`, (1, C, ...), is what the network shows at this ratio of noise to signal."""
         if self.decided_at is not None and ratio < self.decided_at:
             return  # what is decided changes no more, and tells nothing of what was open
         cells = coarse(denoised).cpu()  # a few numbers, in a precision that not every device has
@@ -59,7 +58,7 @@ class Undecided:
         if earlier is not None:
             before, then = earlier
             # What can be drawn varies by no more than all that is shown.
-            self.variance = variance_left_open(power(cells - then), before, ratio, power(cells), renoised)
+            self.variance = variance_left_open(power(cells - then), before, ratio, at_most=power(cells))
         self._seen.append((ratio, cells))
 
     def start_anew(self) -> None:
@@ -83,7 +82,7 @@ def power(cells: Tensor) -> float:
     return float(torch.linalg.eigvalsh(by_cell @ by_cell.mT / by_cell.shape[1])[-1])
 
 
-def variance_left_open(change: float, before: float, after: float, at_most: float, renoised: bool = False) -> float:
+def variance_left_open(change: float, before: float, after: float, at_most: float) -> float:
     """S, from the mean square `change` between the denoised pictures at two ratios of noise to signal.
 
     The smallest S that explains the change; `at_most` if none does that is smaller.
@@ -91,9 +90,6 @@ def variance_left_open(change: float, before: float, after: float, at_most: floa
     if at_most <= 0:
         return 0.0
     s = torch.logspace(-6, 0, _TRIED, dtype=torch.float64) * at_most
-    if renoised:
-        explained = s**2 * (1 / (s + after**2) - 1 / (s + before**2))
-    else:
-        explained = (s * ((s + after**2).rsqrt() - (s + before**2).rsqrt())).square()
-    explains = (explained >= change).nonzero()
+    grown = s * ((s + after**2).rsqrt() - (s + before**2).rsqrt())
+    explains = (grown.square() >= change).nonzero()
     return float(s[explains[0, 0]]) if len(explains) else at_most

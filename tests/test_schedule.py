@@ -55,34 +55,11 @@ def test_where_noise_decides_early_errors_cost_more():
     assert Schedule().weight(3, 2.0) == 1.0
 
 
-@pytest.mark.parametrize("renoised", [False, True])
-def test_an_error_costs_what_is_left_of_it_at_the_end_of_a_run(renoised):
-    """In front of the best denoiser of normal data of variance 9, S / (S + sigma^2) x, along 4,000 steps to nearly 0:
-    Euler's, and ancestral ones (eta 1), which keep (sigma' / sigma)^2 of what a latent is beside the picture."""
-    variance, ratio = 9.0, 0.998
-    for first in (20.0, 3.0, 0.5):
-        kept = ratio**2 if renoised else ratio
-        error, sigma = (1 - kept) * first, first * ratio  # the output, noise, is off by 1 and the picture by sigma
-        for _ in range(4000):
-            follows = variance / (variance + sigma**2)
-            error, sigma = error * (follows + kept * (1 - follows)), sigma * ratio
-        step = first * (1 - ratio)
-        assert eps(first).final_error(step, math.sqrt(variance), renoised) == pytest.approx(error, rel=0.01)
-
-
-def test_where_noise_is_added_early_errors_are_forgotten_and_no_end_counts_twice():
-    levels = tuple(eps(s) for s in (100.0, 30.0, 10.0, 3.0, 1.0, 0.3))
-    plain, noisy = Schedule(levels), Schedule(levels, renoised=True)
-    assert noisy.weight(0) / noisy.weight(3) < plain.weight(0) / plain.weight(3) / 5
-    assert noisy.weight(5) / noisy.weight(3) < plain.weight(5) / plain.weight(3) / (STAYS_ASTRAY / 1.5)
-    assert noisy.weight(5) == pytest.approx(eps(0.3).final_error(0.3, DECIDED_AT, True) / COSTS_ONE)
-
-
 def test_what_becomes_known_of_the_steps_makes_weights_anew():
-    plain = Schedule(tuple(eps(s) for s in (100.0, 30.0, 10.0)))
-    weights = [plain.weight(step) for step in range(3)]
-    assert [replace(plain, renoised=True).weight(step) for step in range(3)] != weights
-    assert [plain.weight(step) for step in range(3)] == weights
+    plain = Schedule(tuple(eps(s) for s in (100.0, 30.0, 10.0, 0.1)))
+    weights = [plain.weight(step) for step in range(4)]
+    assert [replace(plain, euler=False).weight(step) for step in range(4)] != weights
+    assert [plain.weight(step) for step in range(4)] == weights
 
 
 def test_flow_and_noise_prediction_agree_on_one_step():

@@ -187,8 +187,9 @@ class Panel:
         return self.run_id
 
     def wait_until_empty(self) -> None:
-        """Until no run is shown: a tab that was just opened is drawn a moment after the page says that it is there."""
-        self.window.wait("([el]) => !el.dataset.run", self.element)
+        """Until the panel says that no run is shown: a tab that was just opened is drawn a moment after the page says
+        that it is there."""
+        self.window.wait("([el]) => !el.dataset.run && el.querySelector('.speca-empty').innerText", self.element)
 
     def wait_for_run(self) -> dict:
         """The run shown as the server tells it, once it is finished and all its errors are drawn."""

@@ -6,8 +6,7 @@ reference picture, by a mask. Where many pictures are possible, noise decides wh
 Take the coarse part of what can be drawn under one conditioning as normal, of variance S. At a ratio s of noise to
 signal its best denoiser shows mean + S / (S + s^2) (x - mean), and along a run x - mean grows as sqrt(S + s^2). So two
 denoised pictures of a run differ by S (1 / sqrt(S + s_after^2) - 1 / sqrt(S + s_before^2)) times a standard normal,
-from which S follows. What that is worth:
-benchmarks/README.md.
+from which S follows. What that is worth: benchmarks/README.md.
 """
 
 from __future__ import annotations

@@ -68,11 +68,12 @@ ERROR_METRICS: dict[str, ErrorMetric] = {
 def likely_error(difference: Tensor, reach: Tensor) -> Tensor:
     """How wrong an output is likely to be, (R,): the geometric mean of two errors by the same metric, (R,) each.
 
-    difference: between the verified output and the direct forecast. reach: between the direct forecast and plain reuse
-    of the newest anchor; the farther a forecast goes, the larger the error that both its outputs share. Never less
-    than the difference. Not in the paper. Pictures at equal speed hardly tell (0.3 dB on eleven models of the zoo,
-    benchmarks/results/ablation.md), honesty does: judged by the difference alone, 0 to 32 % of what is forecast is over
-    twice as wrong as was said, in the place of 0 to 12 (five of these models; benchmarks/README.md).
+    difference: between the verified output and the direct forecast. reach: between the direct forecast and what the
+    newest anchor says again (`draft.Draft.other`); the farther a forecast goes, the larger the error that both its
+    outputs share. Never less than the difference. Not in the paper. Pictures at equal speed hardly tell (0.3 dB on
+    eleven models of the zoo, benchmarks/results/ablation.md), honesty does: judged by the difference alone, 0 to 32 %
+    of what is forecast is over twice as wrong as was said, in the place of 0 to 12 (five of these models;
+    benchmarks/README.md).
     """
     return (difference * torch.maximum(difference, reach)).sqrt()
 

